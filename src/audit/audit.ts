@@ -1,0 +1,66 @@
+/** Door of the audit slice: who did what to which keys. A record of a key's state change is written in the same
+ *  database transaction as the change; everything else (administration, links, refusals) is appended on its own.
+ *  No record ever holds key bytes or a digest of them. */
+
+export type AuditEventName =
+  | 'block.available'
+  | 'block.discarded'
+  | 'key.issued'
+  | 'key.held'
+  | 'key.delivered'
+  | 'key.refused'
+  | 'key.unsettled'
+  | 'key.returned'
+  | 'key.burnt'
+  | 'key.voided'
+  | 'key.expired'
+  | 'units.lent'
+  | 'units.borrowed'
+  | 'sae.changed'
+  | 'admin.refused'
+  | 'peer.refused'
+  | 'kme.started'
+  | 'kme.stopped'
+
+export interface AuditEvent {
+  readonly event: AuditEventName
+  /** `sae:alice`, `kme:kme-b`, `admin:erika` or `system`. */
+  readonly actor: string
+  readonly outcome: 'done' | 'refused' | 'failed'
+  /** Identifiers, counts and reasons. */
+  readonly subject: Readonly<Record<string, unknown>>
+}
+
+export interface AuditRecord extends AuditEvent {
+  readonly seq: string
+  readonly at: Date
+}
+
+export interface AuditPage {
+  /** Newest first. */
+  readonly records: readonly AuditRecord[]
+  /** Pass as `before` to read on; undefined on the last page. */
+  readonly nextBefore: string | undefined
+}
+
+export interface AuditQuery {
+  /** Only records older than this sequence number. */
+  readonly before?: string
+  readonly event?: string
+  readonly actor?: string
+  /** 1 to 1000. */
+  readonly limit: number
+}
+
+export interface AuditLog {
+  append(event: AuditEvent): Promise<void>
+  page(query: AuditQuery): Promise<AuditPage>
+}
+
+/** The records of a hot statement as three parallel arrays, for `INSERT ... SELECT * FROM unnest(...)`. */
+export const auditColumns = (events: readonly AuditEvent[]): [event: string[], actor: string[], outcome: string[], subject: string[]] => [
+  events.map((event) => event.event),
+  events.map((event) => event.actor),
+  events.map((event) => event.outcome),
+  events.map((event) => JSON.stringify(event.subject)),
+]

@@ -1,0 +1,226 @@
+/** The one configuration file of a KME: read once, checked as a whole, frozen. It holds paths of secrets, never secrets,
+ *  so it may be logged. Every fault is reported at once, each with its path. */
+import { readFileSync } from 'node:fs'
+import { dirname, isAbsolute, resolve } from 'node:path'
+import { parseDocument } from 'yaml'
+import { z } from 'zod'
+import { parseKmeId, parseLinkId, parseSaeId, type KmeId, type LinkId, type SaeId } from '../kernel/identifiers.ts'
+
+const identifier = <T extends string>(what: string, parse: (text: string) => T | undefined) =>
+  z.string().transform((text, context): T => {
+    const id = parse(text)
+    if (id !== undefined) return id
+    context.addIssue({ code: 'custom', message: `not a ${what}: 1 to 64 characters of A-Z a-z 0-9 . _ ~ : @ ! $ ' ( ) * + / -` })
+    return z.NEVER
+  })
+const kmeId = identifier<KmeId>('KME ID', parseKmeId)
+const saeId = identifier<SaeId>('SAE ID', parseSaeId)
+const linkId = identifier<LinkId>('link ID', parseLinkId)
+const port = z.int().min(0).max(65535)
+const bits = z.int().min(8).multipleOf(8)
+const host = z.string().min(1)
+
+const listener = { host: host.default('127.0.0.1'), port }
+
+const schema = z.strictObject({
+  kme: z.strictObject({
+    /** Unique in the QKD network; also in the SAN URI `urn:kme:kme:<id>` of this KME's certificate. */
+    id: kmeId,
+  }),
+  log: z
+    .strictObject({
+      level: z.enum(['debug', 'info', 'warn', 'error', 'silent']).default('info'),
+      /** One line per request. */
+      requests: z.boolean().default(true),
+    })
+    .prefault({}),
+  database: z
+    .strictObject({
+      /** File holding the PostgreSQL URL; the environment variable DATABASE_URL wins over it. */
+      urlFile: z.string().optional(),
+      connections: z.int().min(4).max(200).default(12),
+    })
+    .prefault({}),
+  custody: z.strictObject({
+    /** File whose whole content, less one final newline, is the passphrase the root key is derived from. */
+    passphraseFile: z.string(),
+    argon2MemoryKib: z.int().min(19_456).max(4_194_304).default(65_536),
+    argon2Passes: z.int().min(1).max(32).default(3),
+  }),
+  saeApi: z.strictObject({
+    ...listener,
+    tls: z.strictObject({
+      certificate: z.string(),
+      privateKey: z.string(),
+      /** Authority whose SAE certificates are accepted. */
+      clientCa: z.string(),
+      clientCrl: z.string().optional(),
+      minVersion: z.enum(['TLSv1.2', 'TLSv1.3']).default('TLSv1.3'),
+    }),
+    /** Which certificate field names the SAE: the SAN URI alone, or the subject CN where there is no such URI. */
+    saeIdentity: z.enum(['san-uri', 'san-uri-or-cn']).default('san-uri'),
+    maxConnections: z.int().min(1).default(2000),
+    maxConnectionsPerSae: z.int().min(1).default(256),
+  }),
+  peerApi: z.strictObject({
+    ...listener,
+    tls: z.strictObject({ certificate: z.string(), privateKey: z.string(), ca: z.string(), crl: z.string().optional() }),
+  }),
+  adminApi: z.strictObject({
+    ...listener,
+    tls: z.strictObject({ certificate: z.string(), privateKey: z.string() }),
+    /** Public key (SPKI PEM, Ed25519 or P-256) that admin tokens are checked with. */
+    tokenKey: z.string(),
+  }),
+  keys: z
+    .strictObject({
+      /** Default key size and the size of the unit keys a block is cut into. Equal at all KMEs of a network. */
+      sizeBits: bits.default(256),
+      minSizeBits: bits.default(64),
+      maxSizeBits: bits.default(4096),
+      maxPerRequest: z.int().min(1).max(1024).default(128),
+      /** Most keys stored per peer KME; a full pool stops pulling from the link. */
+      maxStored: z.int().min(1).max(100_000_000).default(100_000),
+      /** Additional slave SAEs per request; 0 switches multicast off. */
+      maxSaeIdCount: z.int().min(0).max(64).default(8),
+      /** How long an issued key waits for its slave SAE. */
+      heldForS: z.int().min(1).max(31_536_000).default(86_400),
+      /** How long an enc_keys with openkme_request_id may be repeated for the same answer. */
+      retryWindowS: z.int().min(1).max(3600).default(60),
+      /** Keys kept ready for pairs of SAEs that are both homed at this KME. */
+      localStored: z.int().min(0).max(1_000_000).default(2000),
+      /** Keys a KME keeps for its own masters when the other end of a link asks for a loan. */
+      lendFloor: z.int().min(0).default(64),
+      /** A reservation whose fate the peer has not settled by then is burnt. */
+      burnAfterS: z.int().min(1).max(86_400).default(600),
+    })
+    .prefault({}),
+  peers: z
+    .array(
+      z.strictObject({
+        id: kmeId,
+        /** Origin of the peer API of that KME. */
+        url: z.url({ protocol: /^https$/ }),
+        deadlineMs: z.int().min(100).max(30_000).default(5000),
+      }),
+    )
+    .default([]),
+  links: z
+    .array(
+      z.discriminatedUnion('driver', [
+        z.strictObject({
+          id: linkId,
+          peer: kmeId,
+          driver: z.literal('tcp'),
+          host,
+          port: port.min(1),
+          /** Blocks the device may send ahead of their acknowledgement. */
+          creditBlocks: z.int().min(1).max(1024).default(16),
+        }),
+      ]),
+    )
+    .default([]),
+  /** SAEs registered at first start. Afterwards the admin API and `kme sae` change them. */
+  saes: z
+    .array(z.strictObject({ id: saeId, kme: kmeId, sharesWith: z.array(saeId).default([]) }))
+    .default([]),
+})
+
+export type Config = Readonly<z.output<typeof schema>>
+export type LinkConfig = Config['links'][number]
+
+/** All that is wrong with a configuration file. */
+export class ConfigError extends Error {
+  readonly faults: readonly string[]
+  constructor(file: string, faults: readonly string[]) {
+    super(`${file} cannot be used:\n${faults.map((fault) => `  - ${fault}`).join('\n')}`)
+    this.name = 'ConfigError'
+    this.faults = faults
+  }
+}
+
+/** Reads, checks and freezes a configuration; relative paths become absolute, seen from the file's folder.
+ *  @throws ConfigError listing every fault. */
+export const loadConfig = (file: string): Config => {
+  let text: string
+  try {
+    text = readFileSync(file, 'utf8')
+  } catch {
+    throw new ConfigError(file, ['the file cannot be read; name it with --config'])
+  }
+  return parseConfig(text, file)
+}
+
+/** @param file names the text in errors and anchors relative paths. */
+export const parseConfig = (text: string, file: string): Config => {
+  const document = parseDocument(text, { uniqueKeys: true })
+  if (document.errors.length > 0) {
+    throw new ConfigError(file, document.errors.map((error) => error.message.split('\n')[0] ?? error.message))
+  }
+  const parsed = schema.safeParse(document.toJS({ maxAliasCount: 20 }) ?? {})
+  if (!parsed.success) throw new ConfigError(file, parsed.error.issues.flatMap(describeIssue))
+  const faults = crossCheck(parsed.data)
+  if (faults.length > 0) throw new ConfigError(file, faults)
+  return deepFreeze(withAbsolutePaths(parsed.data, dirname(resolve(file))))
+}
+
+const describeIssue = (issue: z.core.$ZodIssue): string[] => {
+  const at = issue.path.map((step) => (typeof step === 'number' ? `[${step}]` : `.${String(step)}`)).join('').replace(/^\./, '')
+  if (issue.code === 'unrecognized_keys') {
+    return issue.keys.map((key) => `${at === '' ? key : `${at}.${key}`}: unknown setting`)
+  }
+  return [`${at === '' ? 'file' : at}: ${issue.message}`]
+}
+
+const crossCheck = (config: Config): string[] => {
+  const faults: string[] = []
+  const { keys } = config
+  if (keys.minSizeBits > keys.sizeBits) faults.push('keys.minSizeBits: larger than keys.sizeBits')
+  if (keys.sizeBits > keys.maxSizeBits) faults.push('keys.sizeBits: larger than keys.maxSizeBits')
+  const peers = new Set<string>()
+  config.peers.forEach((peer, i) => {
+    if (peer.id === config.kme.id) faults.push(`peers[${i}].id: this KME itself`)
+    if (peers.has(peer.id)) faults.push(`peers[${i}].id: ${peer.id} appears twice`)
+    peers.add(peer.id)
+  })
+  const links = new Set<string>()
+  config.links.forEach((link, i) => {
+    if (!peers.has(link.peer)) faults.push(`links[${i}].peer: ${link.peer} is not among the peers`)
+    if (links.has(link.id)) faults.push(`links[${i}].id: ${link.id} appears twice`)
+    links.add(link.id)
+  })
+  const saes = new Set(config.saes.map((sae) => sae.id))
+  if (saes.size < config.saes.length) faults.push('saes: an SAE ID appears twice')
+  config.saes.forEach((sae, i) => {
+    for (const other of sae.sharesWith) {
+      if (!saes.has(other)) faults.push(`saes[${i}].sharesWith: ${other} is not among the saes`)
+      if (other === sae.id) faults.push(`saes[${i}].sharesWith: ${other} is the SAE itself`)
+    }
+  })
+  return faults
+}
+
+const withAbsolutePaths = (config: Config, folder: string): Config => {
+  const absolute = (path: string): string => (isAbsolute(path) ? path : resolve(folder, path))
+  const all = <T extends Record<string, unknown>>(tls: T, names: readonly (keyof T)[]): T => {
+    const copy = { ...tls }
+    for (const name of names) if (typeof copy[name] === 'string') copy[name] = absolute(copy[name]) as T[keyof T]
+    return copy
+  }
+  return {
+    ...config,
+    database: all(config.database, ['urlFile']),
+    custody: all(config.custody, ['passphraseFile']),
+    saeApi: { ...config.saeApi, tls: all(config.saeApi.tls, ['certificate', 'privateKey', 'clientCa', 'clientCrl']) },
+    peerApi: { ...config.peerApi, tls: all(config.peerApi.tls, ['certificate', 'privateKey', 'ca', 'crl']) },
+    adminApi: { ...all(config.adminApi, ['tokenKey']), tls: all(config.adminApi.tls, ['certificate', 'privateKey']) },
+  }
+}
+
+const deepFreeze = <T>(value: T): T => {
+  if (typeof value === 'object' && value !== null && !Object.isFrozen(value)) {
+    Object.freeze(value)
+    Object.values(value).forEach(deepFreeze)
+  }
+  return value
+}

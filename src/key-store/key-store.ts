@@ -1,0 +1,185 @@
+/** Door of the key store: key material and its life, in PostgreSQL, encrypted. PostgreSQL decides: a key changes state
+ *  only by a conditional statement whose row count is checked, in one transaction with its audit record.
+ *
+ *  Words. A *block* is what a link delivered, equal at both KMEs, cut into *unit keys*. Each unit is issued by one of the
+ *  two KMEs. An *assignment* names the units a request for keys is made of, so that both ends build the same bytes. */
+import type { AssignmentId, BlockId, KeyId, KmeId, LinkId, SaeId } from '../kernel/identifiers.ts'
+import type { SecretBytes } from '../kernel/secret-bytes.ts'
+
+/** Some units of one block, by their index in the block, in the order they are used. */
+export interface UnitRun {
+  readonly blockId: BlockId
+  readonly units: readonly number[]
+}
+
+/** Which units of a new block this KME issues; the other end issues the rest. */
+export type IssuedHere = 'even' | 'odd' | 'all'
+
+export interface NewBlock {
+  readonly blockId: BlockId
+  readonly linkId: LinkId
+  readonly deviceBlock: string
+  readonly peerKmeId: KmeId
+  readonly issuedHere: IssuedHere
+  /** The key bytes; wiped by the store. */
+  readonly key: SecretBytes
+}
+
+export interface PendingBlock {
+  readonly blockId: BlockId
+  readonly linkId: LinkId
+  readonly deviceBlock: string
+  readonly ingestedAtMs: number
+}
+
+/** Units that may be used now, as the store sees them. */
+export interface AvailableUnits {
+  readonly peerKmeId: KmeId
+  /** Units this KME issues. */
+  readonly mine: UnitRun
+  /** How many units of the same block the peer may issue. */
+  readonly theirs: number
+}
+
+/** Equal keys one after the other in one buffer. */
+export interface KeyMaterial {
+  readonly sizeBits: number
+  readonly count: number
+  readonly bytes: SecretBytes
+}
+
+/** Everything both KMEs must agree on before keys leave either of them. */
+export interface Assignment {
+  readonly aid: AssignmentId
+  readonly masterSaeId: SaeId
+  readonly slaveSaeIds: readonly SaeId[]
+  readonly sizeBits: number
+  readonly keyIds: readonly KeyId[]
+  readonly units: readonly UnitRun[]
+  /** How long the holder keeps the keys for the slave SAEs. */
+  readonly ttlS: number
+}
+
+export interface ClaimRequest {
+  readonly peerKmeId: KmeId
+  readonly assignment: Assignment
+}
+
+/** Claimed units as key bytes, and the proof for the peer that they are these bytes. */
+export interface Claim {
+  readonly material: KeyMaterial
+  /** HMAC over the assignment and the key bytes, under a key only the two ends of the block know. */
+  readonly commitment: Buffer
+  /** What the peer answers when it holds the same bytes. */
+  readonly expectedConfirmation: Buffer
+}
+
+export type HoldAnswer =
+  | { readonly outcome: 'held'; readonly confirmation: Buffer }
+  /** `units-unavailable`: unknown, taken or not issued by the caller. `different`: same units, other bytes. */
+  | { readonly outcome: 'refused'; readonly reason: 'units-unavailable' | 'different' | 'aid-voided' | 'aid-in-use' | 'key-id-in-use' }
+
+export interface Issue {
+  readonly peerKmeId: KmeId
+  readonly assignment: Assignment
+  /** The client's own ID for this request (extension openkme_request_id). */
+  readonly requestId: string | undefined
+  readonly retryWindowS: number
+}
+
+export interface UnsettledReservation {
+  readonly aid: AssignmentId
+  readonly peerKmeId: KmeId
+  readonly units: readonly UnitRun[]
+  readonly claimedAtMs: number
+}
+
+export interface FetchRequest {
+  readonly callerSaeId: SaeId
+  readonly masterSaeId: SaeId
+  readonly keyIds: readonly KeyId[]
+}
+
+/** Keys in the order asked for, all of equal or different sizes. */
+export interface FetchedKeys {
+  readonly keys: readonly { readonly keyId: KeyId; readonly sizeBits: number }[]
+  /** The keys' bytes one after the other, in the same order. */
+  readonly bytes: SecretBytes
+}
+
+export interface PriorIssue {
+  readonly assignment: Assignment
+  readonly peerKmeId: KmeId
+}
+
+/** Counts for status, metrics and the ledger, per peer KME. */
+export interface StoreCounts {
+  readonly peerKmeId: KmeId
+  readonly blocksPending: number
+  readonly blocksAvailable: number
+  readonly unitsMine: number
+  readonly unitsTheirs: number
+  readonly unitsReserved: number
+}
+
+export interface KeyStore {
+  // Blocks
+  /** INGESTED: sealed and durable, not yet usable. `duplicate` when this device block is known already. */
+  deposit(block: NewBlock): Promise<'stored' | 'duplicate'>
+  pendingBlocks(linkId: LinkId): Promise<readonly PendingBlock[]>
+  /** HMAC over the whole block that only a holder of the same bytes can make; `speaker` says who proves it.
+   *  Undefined when the block is not here or already destroyed. */
+  blockTag(blockId: BlockId, speaker: KmeId): Promise<Buffer | undefined>
+  /** INGESTED to AVAILABLE. Undefined when the block was not INGESTED (a repeated confirmation). */
+  release(blockId: BlockId): Promise<AvailableUnits | undefined>
+  /** INGESTED to DESTROYED: the two ends do not hold the same block. */
+  discard(blockId: BlockId, reason: string): Promise<boolean>
+  /** Every unit usable now, block by block, oldest first. */
+  availableUnits(): AsyncIterable<AvailableUnits>
+  counts(): Promise<readonly StoreCounts[]>
+
+  // Issuing KME
+  /** AVAILABLE to RESERVED, all or none. `conflict` when a unit is not free: the pool's hint was stale. */
+  claim(request: ClaimRequest): Promise<Claim | 'conflict'>
+  /** RESERVED to ISSUED, or AVAILABLE to ISSUED for keys of SAEs on one KME. After this nothing goes back.
+   *  @throws Conflict when the reservation is gone or aborting, or the request ID was used before. */
+  issue(issue: Issue): Promise<void>
+  /** AVAILABLE to ISSUED in one step, for two SAEs homed at this KME. */
+  issueLocally(issue: Issue): Promise<KeyMaterial | 'conflict'>
+  /** What an earlier request with the same request ID was given, while its retry window is open. */
+  priorIssue(masterSaeId: SaeId, requestId: string): Promise<PriorIssue | 'spent' | undefined>
+  /** The bytes of an earlier issue, for a repeated request. Undefined when they are gone. */
+  reopen(prior: PriorIssue): Promise<KeyMaterial | undefined>
+  /** RESERVED to ABORTING: the peer's answer is not known. False when it was ISSUED after all or is gone. */
+  markAborting(aid: AssignmentId, reason: string): Promise<boolean>
+  /** Reservations whose fate must be settled with the peer: ABORTING ones, and those of dead processes. */
+  unsettled(): Promise<readonly UnsettledReservation[]>
+  /** Back to AVAILABLE, by rule R1 (nothing was sent) or R2 (the peer voided the assignment for ever). */
+  giveBack(aid: AssignmentId, rule: 'R1' | 'R2'): Promise<readonly UnitRun[]>
+  /** To BURNT: the units will never be issued. */
+  burn(aid: AssignmentId, reason: string): Promise<void>
+
+  // Holding KME
+  /** Checks that the units are the caller's to issue and free here, compares bytes, and holds the keys for the slaves. */
+  hold(peerKmeId: KmeId, assignment: Assignment, commitment: Buffer): Promise<HoldAnswer>
+  /** Makes sure that `aid` can never be fetched nor held again. `released` when a slave already has a key of it. */
+  voidAssignment(peerKmeId: KmeId, aid: AssignmentId): Promise<{ outcome: 'voided'; freedTheirs: number } | { outcome: 'released' }>
+  /** Method "Get key with key IDs", all or none. The commit happens before this resolves.
+   *  @throws Unauthorized when the caller is not among the slaves of a key that exists (clause 5.4).
+   *  @throws KeyNotFound, KeyDataAccess (nothing consumed). */
+  fetch(request: FetchRequest): Promise<FetchedKeys>
+
+  // Lending
+  /** Takes up to `unitCount` free units out of this KME's issue for the peer; the same loan ID gets the same units again. */
+  lend(peerKmeId: KmeId, loanId: string, runs: readonly UnitRun[]): Promise<readonly UnitRun[]>
+  /** Remembers a loan about to be asked for. */
+  openLoan(peerKmeId: KmeId, loanId: string): Promise<void>
+  /** Loans asked for whose answer never arrived. */
+  openLoans(): Promise<readonly { readonly peerKmeId: KmeId; readonly loanId: string }[]>
+  /** Makes lent units this KME's to issue; those units that really became so. */
+  borrow(peerKmeId: KmeId, loanId: string, runs: readonly UnitRun[]): Promise<readonly UnitRun[]>
+
+  // Upkeep
+  /** Ends what is past its time: held keys nobody fetched, retry windows. */
+  expire(): Promise<{ readonly expiredKeys: number }>
+}

@@ -1,0 +1,61 @@
+/** Door of the peer slice: the conversation with other KMEs. Calls that wait for the same peer at the same moment
+ *  travel in one request; a circuit breaker says beforehand whether a call makes sense. */
+import type { AssignmentId, BlockId, KmeId, LinkId } from '../kernel/identifiers.ts'
+import type { Assignment, HoldAnswer, UnitRun } from '../key-store/key-store.ts'
+
+export interface AssignmentOffer {
+  readonly assignment: Assignment
+  readonly commitment: Buffer
+}
+
+/** `refused` besides the store's reasons: the peer does not serve these SAEs or does not allow the pair. */
+export type AssignmentAnswer =
+  | HoldAnswer
+  | { readonly outcome: 'refused'; readonly reason: 'sae-not-served' | 'pair-not-permitted' | 'malformed' }
+
+export type AbortAnswer = 'voided' | 'released'
+
+export interface BlockProposal {
+  readonly linkId: LinkId
+  readonly blockId: BlockId
+  readonly tag: Buffer
+}
+
+/** `unknown`: the peer's device has not delivered the block (yet). `different`: both ends discard it. */
+export type BlockAnswer = { readonly outcome: 'agreed'; readonly tag: Buffer } | { readonly outcome: 'unknown' | 'different' }
+
+/** A call that brought no usable answer. */
+export class PeerCallFailed extends Error {
+  /** False only when it is certain that not one byte of the call reached the peer. */
+  readonly maybeReceived: boolean
+  constructor(message: string, maybeReceived: boolean, options?: ErrorOptions) {
+    super(message, options)
+    this.name = 'PeerCallFailed'
+    this.maybeReceived = maybeReceived
+  }
+}
+
+export interface PeerKme {
+  readonly kmeId: KmeId
+  /** Whether a call is worth trying now; ask before claiming keys. */
+  available(): boolean
+  assign(offer: AssignmentOffer): Promise<AssignmentAnswer>
+  abort(aid: AssignmentId): Promise<AbortAnswer>
+  confirmBlock(proposal: BlockProposal): Promise<BlockAnswer>
+  /** Asks the peer to lend up to `unitCount` units; repeating a loan ID is safe. */
+  requestLoan(loanId: string, unitCount: number): Promise<readonly UnitRun[]>
+}
+
+export interface PeerStatus {
+  readonly kmeId: KmeId
+  readonly url: string
+  readonly available: boolean
+  /** Milliseconds since the last answer; undefined before the first. */
+  readonly lastAnswerAgeMs: number | undefined
+  readonly failuresInARow: number
+}
+
+export interface PeerDirectory {
+  named(kmeId: KmeId): PeerKme | undefined
+  statuses(): readonly PeerStatus[]
+}
