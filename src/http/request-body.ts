@@ -1,0 +1,75 @@
+/** Reads request bodies. Holds: a body that is not understood is refused, never taken for an absent one, because an absent
+ *  body is a valid Key request for one default key (ETSI GS QKD 014, clause 6.2). */
+import type { IncomingMessage } from 'node:http'
+import { BadRequest } from '../kernel/errors.ts'
+import { parseStrictJson } from './strict-json.ts'
+import type { JsonLimits } from './strict-json.ts'
+
+export interface BodyLimits extends JsonLimits {
+  /** Bytes of the body; 64 KiB if left out. A listener's own `maxBodyBytes` cuts first when it is smaller. */
+  readonly maxBytes?: number
+}
+
+const DEFAULT_MAX_BYTES = 64 * 1024
+
+/** Whether the request announces a body: a Content-Length other than 0, or chunks. */
+export const announcesBody = (req: IncomingMessage): boolean => {
+  const { 'content-length': length, 'transfer-encoding': encoding } = req.headers
+  return encoding !== undefined || (length !== undefined && Number(length) !== 0)
+}
+
+/** The members of the JSON object in the body. Taken under application/json, any +json, no media type at all, and
+ *  application/x-www-form-urlencoded, the label libcurl puts on what it is given.
+ *  @returns undefined when the request has no body.
+ *  @throws BadRequest for a body on a GET, another media type or charset, a body over the limit, or anything but one JSON object. */
+export const readJsonObject = async (
+  req: IncomingMessage,
+  limits: BodyLimits = {},
+): Promise<Record<string, unknown> | undefined> => {
+  if (!announcesBody(req)) return undefined
+  if (req.method === 'GET' || !isJsonLabel(req.headers['content-type'])) throw new BadRequest()
+  const value = parseStrictJson(await readBody(req, limits.maxBytes), limits)
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new BadRequest()
+  return value as Record<string, unknown>
+}
+
+/** The bytes of the body, empty when there is none.
+ *  @throws BadRequest when it is longer than `maxBytes` or breaks off. */
+export const readBody = (req: IncomingMessage, maxBytes = DEFAULT_MAX_BYTES): Promise<Buffer> =>
+  new Promise((resolve, reject) => {
+    const chunks: Buffer[] = []
+    let length = 0
+    const refuse = (): void => {
+      // The rest is not read: the error answer closes the connection.
+      req.pause()
+      req.removeListener('data', take)
+      reject(new BadRequest())
+    }
+    const take = (chunk: Buffer): void => {
+      length += chunk.length
+      if (length > maxBytes) refuse()
+      else chunks.push(chunk)
+    }
+    if (Number(req.headers['content-length'] ?? 0) > maxBytes) return refuse()
+    req.on('data', take)
+    req.on('end', () => resolve(chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks, length)))
+    req.on('error', refuse)
+    req.on('close', () => {
+      if (!req.readableEnded) refuse()
+    })
+  })
+
+const isJsonLabel = (contentType: string | undefined): boolean => {
+  if (contentType === undefined || contentType === '') return true
+  if (contentType === 'application/json') return true
+  const [type = '', ...parameters] = contentType.toLowerCase().split(';')
+  const essence = type.trim()
+  if (!isJsonType(essence)) return false
+  const charsets = parameters.map((parameter) => parameter.trim()).filter((parameter) => parameter.startsWith('charset'))
+  return charsets.length === 0 || (charsets.length === 1 && /^charset="?utf-8"?$/.test(charsets[0]!))
+}
+
+const isJsonType = (essence: string): boolean =>
+  essence === 'application/json' ||
+  essence === 'application/x-www-form-urlencoded' ||
+  /^[a-z0-9!#$&^_.+-]+\/[a-z0-9!#$&^_.+-]+\+json$/.test(essence)
