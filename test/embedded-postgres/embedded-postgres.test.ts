@@ -128,7 +128,7 @@ describe('startEmbeddedPostgres', () => {
     const server = await start()
     const client = new pg.Client({ connectionString: server.url('postgres') })
     client.on('error', () => {})
-    const lost = once(client, 'end')
+    const lost = new Promise<void>((resolve) => client.once('end', resolve))
     await client.connect()
     const before = performance.now()
     await server.stop()
