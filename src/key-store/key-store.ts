@@ -170,14 +170,16 @@ export interface KeyStore {
   fetch(request: FetchRequest): Promise<FetchedKeys>
 
   // Lending
-  /** Takes up to `unitCount` free units out of this KME's issue for the peer; the same loan ID gets the same units again. */
-  lend(peerKmeId: KmeId, loanId: string, runs: readonly UnitRun[]): Promise<readonly UnitRun[]>
+  /** The units an earlier loan of this ID gave to the peer, so that a repeated request gets the same answer. */
+  loanGiven(peerKmeId: KmeId, loanId: string): Promise<readonly UnitRun[] | undefined>
+  /** Makes free units of this KME the peer's to issue, all or none; throws when one is not free. */
+  lend(peerKmeId: KmeId, loanId: string, runs: readonly UnitRun[]): Promise<void>
   /** Remembers a loan about to be asked for. */
   openLoan(peerKmeId: KmeId, loanId: string): Promise<void>
   /** Loans asked for whose answer never arrived. */
   openLoans(): Promise<readonly { readonly peerKmeId: KmeId; readonly loanId: string }[]>
-  /** Makes lent units this KME's to issue; those units that really became so. */
-  borrow(peerKmeId: KmeId, loanId: string, runs: readonly UnitRun[]): Promise<readonly UnitRun[]>
+  /** Makes lent units this KME's to issue. False when this loan was taken up before. */
+  borrow(peerKmeId: KmeId, loanId: string, runs: readonly UnitRun[]): Promise<boolean>
 
   // Upkeep
   /** Ends what is past its time: held keys nobody fetched, retry windows. */

@@ -1,0 +1,131 @@
+/** PostgreSQL: one connection pool, a Prisma client over it for ordinary queries, and plain parameterised SQL for the
+ *  statements that decide about keys. */
+import { PrismaPg } from '@prisma/adapter-pg'
+import pg from 'pg'
+import { PrismaClient } from '../generated/prisma/client.ts'
+import { Unavailable } from '../kernel/errors.ts'
+
+export type Row = Record<string, unknown>
+
+export interface Statements {
+  /** Runs one statement. Statements are prepared once per connection under the hash of their text. */
+  query<T extends Row>(sql: string, parameters?: readonly unknown[]): Promise<T[]>
+}
+
+export interface Database extends Statements, AsyncDisposable {
+  readonly prisma: PrismaClient
+  /** Several statements, all or none. Repeated a few times when PostgreSQL reports a deadlock or serialisation failure. */
+  transaction<T>(work: (statements: Statements) => Promise<T>): Promise<T>
+  /** True when a trivial query is answered. */
+  answers(): Promise<boolean>
+}
+
+export interface DatabaseOptions {
+  readonly url: string
+  readonly connections: number
+  /** How long to wait for a connection of the pool. */
+  readonly acquireDeadlineMs?: number
+  readonly onError: (error: Error) => void
+}
+
+/** Errors after which the outcome of a statement is not known: the connection went away under it. */
+export const outcomeUnknown = (error: unknown): boolean => {
+  if (error instanceof pg.DatabaseError) return error.code?.startsWith('08') === true || error.code?.startsWith('57P') === true
+  return error instanceof Error && !(error instanceof Unavailable)
+}
+
+/** SQLSTATE of an error of PostgreSQL, undefined for others. */
+export const sqlState = (error: unknown): string | undefined => (error instanceof pg.DatabaseError ? error.code : undefined)
+
+/** The constraint an error of PostgreSQL names. */
+export const violatedConstraint = (error: unknown): string | undefined =>
+  error instanceof pg.DatabaseError ? error.constraint : undefined
+
+const REPEATABLE = new Set(['40001', '40P01', '55P03'])
+const REPEATS_MAX = 5
+
+/** Runs `work` again when PostgreSQL says that only bad timing was wrong with it. */
+export const repeatOnContention = async <T>(work: () => Promise<T>): Promise<T> => {
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      return await work()
+    } catch (error) {
+      if (attempt >= REPEATS_MAX || !REPEATABLE.has(sqlState(error) ?? '')) throw error
+    }
+  }
+}
+
+export const openDatabase = (options: DatabaseOptions): Database => {
+  const pool = new pg.Pool({
+    connectionString: options.url,
+    max: options.connections,
+    connectionTimeoutMillis: options.acquireDeadlineMs ?? 2000,
+    // Server-side bounds: nothing waits for ever. Commits are synchronous whatever the server's default is.
+    options: '-c statement_timeout=5000 -c lock_timeout=1500 -c idle_in_transaction_session_timeout=10000 -c synchronous_commit=on',
+    keepAlive: true,
+  })
+  pool.on('error', options.onError)
+  const prisma = new PrismaClient({ adapter: new PrismaPg(pool) })
+
+  const names = new Map<string, string>()
+  const nameOf = (sql: string): string => {
+    let name = names.get(sql)
+    if (name === undefined) names.set(sql, (name = `s${names.size}`))
+    return name
+  }
+  const run = async <T extends Row>(client: pg.Pool | pg.PoolClient, sql: string, parameters: readonly unknown[]): Promise<T[]> => {
+    const result = await client.query<T>({ name: nameOf(sql), text: sql, values: parameters as unknown[] })
+    return result.rows
+  }
+  const acquire = async (): Promise<pg.PoolClient> => {
+    try {
+      return await pool.connect()
+    } catch (error) {
+      // Nothing was sent, so the outcome is known.
+      throw new Unavailable(1, { cause: error })
+    }
+  }
+  const withClient = async <T>(work: (client: pg.PoolClient) => Promise<T>): Promise<T> => {
+    const client = await acquire()
+    let broken: Error | undefined
+    try {
+      return await work(client)
+    } catch (error) {
+      if (outcomeUnknown(error)) broken = error as Error
+      throw error
+    } finally {
+      client.release(broken)
+    }
+  }
+
+  return {
+    prisma,
+    query: (sql, parameters = []) => withClient((client) => run(client, sql, parameters)),
+    transaction: (work) =>
+      repeatOnContention(() =>
+        withClient(async (client) => {
+          await client.query('BEGIN')
+          try {
+            const result = await work({ query: (sql, parameters = []) => run(client, sql, parameters) })
+            await client.query('COMMIT')
+            return result
+          } catch (error) {
+            if (!outcomeUnknown(error)) await client.query('ROLLBACK')
+            throw error
+          }
+        }),
+      ),
+    answers: async () => {
+      try {
+        await pool.query('SELECT 1')
+        return true
+      } catch {
+        return false
+      }
+    },
+    [Symbol.asyncDispose]: async () => {
+      await prisma.$disconnect()
+      await pool.end()
+    },
+  }
+}

@@ -1,0 +1,229 @@
+/** Blocks coming and going: sealed when a link delivers them, released once both ends agree, destroyed when used up. */
+import { auditColumns, type AuditEvent } from '../audit/audit.ts'
+import type { Keyring } from '../custody/custody.ts'
+import type { Database, Statements } from '../database/database.ts'
+import type { BlockId, KmeId, LinkId } from '../kernel/identifiers.ts'
+import { blockTag } from './commitment.ts'
+import { placeName, sealUnit, TAG_KEY_BYTES, TAG_KEY_INDEX, type BlockPlace } from './key-envelope.ts'
+import type { AvailableUnits, KeyStore, NewBlock, StoreCounts } from './key-store.ts'
+import { joinUnits, type BlockReader } from './prisma-open-blocks.ts'
+import { unitsIn } from './unit-bits.ts'
+
+export interface BlockParts {
+  readonly database: Database
+  readonly keyring: Keyring
+  readonly reader: BlockReader
+  readonly kmeId: KmeId
+  readonly unitSizeBits: number
+}
+
+/** SQL: ends units for good. When it was the last of a block, its material and data key go with it.
+ *  @param blocks, masks numbers of the parameters with the arrays of masksOf(). */
+export const finishUnits = (blocks: number, masks: number): string => `
+UPDATE key_block b SET
+  done = b.done | m.mask,
+  state = CASE WHEN bit_count(b.done | m.mask) = b.unit_count THEN 'DESTROYED' ELSE b.state END,
+  sealed = CASE WHEN bit_count(b.done | m.mask) = b.unit_count THEN NULL ELSE b.sealed END,
+  sealed_tag_key = CASE WHEN bit_count(b.done | m.mask) = b.unit_count THEN NULL ELSE b.sealed_tag_key END,
+  wrapped_dek = CASE WHEN bit_count(b.done | m.mask) = b.unit_count THEN NULL ELSE b.wrapped_dek END,
+  ended_at = CASE WHEN bit_count(b.done | m.mask) = b.unit_count THEN now() ELSE b.ended_at END
+FROM unnest($${blocks}::uuid[], $${masks}::text[]::varbit[]) AS m(block_id, mask)
+WHERE b.block_id = m.block_id`
+
+/** SQL: writes audit records from the arrays of auditColumns(), beginning at parameter `first`. */
+export const insertAudit = (first: number): string => `
+INSERT INTO audit_record (event, actor, outcome, subject)
+SELECT * FROM unnest($${first}::text[], $${first + 1}::text[], $${first + 2}::text[], $${first + 3}::text[]::jsonb[])`
+
+export const appendAudit = (statements: Statements, events: readonly AuditEvent[]): Promise<unknown> =>
+  statements.query(insertAudit(1), auditColumns(events))
+
+type BlockMethods = Pick<KeyStore, 'deposit' | 'pendingBlocks' | 'blockTag' | 'release' | 'discard' | 'availableUnits' | 'counts'>
+
+export const blockMethods = ({ database, keyring, reader, kmeId, unitSizeBits }: BlockParts): BlockMethods => ({
+  deposit: async (block) => {
+    using key = block.key
+    const unitBytes = unitSizeBits / 8
+    const unitCount = Math.floor((key.lengthBytes - TAG_KEY_BYTES) / unitBytes)
+    if (unitCount < 1) throw new RangeError('a block must hold a tag key and at least one unit')
+    const place: BlockPlace = {
+      kmeId,
+      linkId: block.linkId,
+      blockId: block.blockId,
+      term: keyring.activeTerm,
+      generation: 0,
+    }
+    const { dek, wrapped } = keyring.createDek(placeName(place))
+    try {
+      const tagKey = key.use((bytes) => sealUnit(dek, place, TAG_KEY_INDEX, bytes.subarray(0, TAG_KEY_BYTES)))
+      const sealed = key.use((bytes) => {
+        const units: Buffer[] = []
+        for (let unit = 0; unit < unitCount; unit += 1) {
+          const start = TAG_KEY_BYTES + unit * unitBytes
+          units.push(sealUnit(dek, place, unit, bytes.subarray(start, start + unitBytes)))
+        }
+        return Buffer.concat(units)
+      })
+      const none = '0'.repeat(unitCount)
+      const rows = await database.query(
+        `INSERT INTO key_block (block_id, link_id, device_block, peer_kme_id, state, unit_count, unit_size_bits,
+           mine, taken, done, sealed, sealed_tag_key, wrapped_dek, term)
+         VALUES ($1, $2, $3, $4, 'INGESTED', $5, $6, $7::text::varbit, $8::text::varbit, $8::text::varbit, $9, $10, $11, $12)
+         ON CONFLICT DO NOTHING RETURNING 1`,
+        [
+          block.blockId,
+          block.linkId,
+          block.deviceBlock,
+          block.peerKmeId,
+          unitCount,
+          unitSizeBits,
+          issuedHereBits(block, unitCount),
+          none,
+          sealed,
+          tagKey,
+          wrapped,
+          place.term,
+        ],
+      )
+      return rows.length === 1 ? 'stored' : 'duplicate'
+    } finally {
+      dek.wipe()
+    }
+  },
+
+  pendingBlocks: async (linkId: LinkId) => {
+    const rows = await database.query<{ block_id: BlockId; device_block: string; ingested_at: Date }>(
+      `SELECT block_id, device_block, ingested_at FROM key_block WHERE link_id = $1 AND state = 'INGESTED' ORDER BY ingested_at`,
+      [linkId],
+    )
+    return rows.map((row) => ({
+      blockId: row.block_id,
+      linkId,
+      deviceBlock: row.device_block,
+      ingestedAtMs: row.ingested_at.getTime(),
+    }))
+  },
+
+  blockTag: async (blockId, speaker) => {
+    const block = (await reader.open([blockId])).get(blockId)
+    if (block === undefined) return undefined
+    const whole = {
+      units: [{ blockId, units: Array.from({ length: block.unitCount }, (_, unit) => unit) }],
+      sizeBits: block.unitSizeBits,
+      count: block.unitCount,
+    }
+    const [sealed] = await reader.sealedUnits([whole])
+    const blocks = await reader.open([blockId])
+    const again = blocks.get(blockId)
+    if (again === undefined) return undefined
+    const material = joinUnits(blocks, whole, sealed)
+    try {
+      return blockTag(again.tagKey, blockId, speaker, material.bytes)
+    } finally {
+      material.bytes.wipe()
+    }
+  },
+
+  release: (blockId) =>
+    database.transaction(async (statements) => {
+      const rows = await statements.query<UnitsRow>(
+        `UPDATE key_block SET state = 'AVAILABLE' WHERE block_id = $1 AND state = 'INGESTED'
+         RETURNING block_id, peer_kme_id, unit_size_bits, (mine & ~taken)::text AS mine, bit_count(~mine & ~taken)::int AS theirs`,
+        [blockId],
+      )
+      const row = rows[0]
+      if (row === undefined) return undefined
+      const units = toAvailable(row)
+      await appendAudit(statements, [
+        {
+          event: 'block.available',
+          actor: 'system',
+          outcome: 'done',
+          subject: { blockId, peerKmeId: row.peer_kme_id, units: units.mine.units.length + units.theirs },
+        },
+      ])
+      return units
+    }),
+
+  discard: (blockId, reason) =>
+    database.transaction(async (statements) => {
+      const rows = await statements.query(
+        `UPDATE key_block SET state = 'DESTROYED', sealed = NULL, sealed_tag_key = NULL, wrapped_dek = NULL, ended_at = now()
+         WHERE block_id = $1 AND state = 'INGESTED' RETURNING 1`,
+        [blockId],
+      )
+      if (rows.length === 0) return false
+      reader.forget(blockId)
+      await appendAudit(statements, [{ event: 'block.discarded', actor: 'system', outcome: 'done', subject: { blockId, reason } }])
+      return true
+    }),
+
+  availableUnits: async function* () {
+    const pageMax = 500
+    let after: { at: Date; blockId: string } = { at: new Date(0), blockId: '00000000-0000-0000-0000-000000000000' }
+    for (;;) {
+      const rows = await database.query<UnitsRow & { ingested_at: Date }>(
+        `SELECT block_id, peer_kme_id, unit_size_bits, (mine & ~taken)::text AS mine, bit_count(~mine & ~taken)::int AS theirs, ingested_at
+         FROM key_block WHERE state = 'AVAILABLE' AND unit_size_bits = $1 AND bit_count(taken) < unit_count
+           AND (date_trunc('milliseconds', ingested_at), block_id) > ($2::timestamptz, $3::uuid)
+         ORDER BY date_trunc('milliseconds', ingested_at), block_id LIMIT $4`,
+        [unitSizeBits, after.at, after.blockId, pageMax],
+      )
+      for (const row of rows) yield toAvailable(row)
+      const last = rows.at(-1)
+      if (last === undefined || rows.length < pageMax) return
+      after = { at: last.ingested_at, blockId: last.block_id }
+    }
+  },
+
+  counts: async () => {
+    const rows = await database.query<CountsRow>(
+      `SELECT peer_kme_id,
+         count(*) FILTER (WHERE state = 'INGESTED')::int AS pending,
+         count(*) FILTER (WHERE state = 'AVAILABLE')::int AS available,
+         coalesce(sum(bit_count(mine & ~taken)) FILTER (WHERE state = 'AVAILABLE'), 0)::int AS mine,
+         coalesce(sum(bit_count(~mine & ~taken)) FILTER (WHERE state = 'AVAILABLE'), 0)::int AS theirs,
+         (SELECT coalesce(sum(jsonb_array_length(run -> 'units')), 0)::int FROM reservation r, jsonb_array_elements(r.units) run
+            WHERE r.peer_kme_id = b.peer_kme_id) AS reserved
+       FROM key_block b WHERE state IN ('INGESTED', 'AVAILABLE') GROUP BY peer_kme_id`,
+    )
+    return rows.map(
+      (row): StoreCounts => ({
+        peerKmeId: row.peer_kme_id,
+        blocksPending: row.pending,
+        blocksAvailable: row.available,
+        unitsMine: row.mine,
+        unitsTheirs: row.theirs,
+        unitsReserved: row.reserved,
+      }),
+    )
+  },
+})
+
+interface UnitsRow extends Record<string, unknown> {
+  block_id: BlockId
+  peer_kme_id: KmeId
+  mine: string
+  theirs: number
+}
+
+interface CountsRow extends Record<string, unknown> {
+  peer_kme_id: KmeId
+  pending: number
+  available: number
+  mine: number
+  theirs: number
+  reserved: number
+}
+
+const toAvailable = (row: UnitsRow): AvailableUnits => ({
+  peerKmeId: row.peer_kme_id,
+  mine: { blockId: row.block_id, units: unitsIn(row.mine) },
+  theirs: row.theirs,
+})
+
+const issuedHereBits = (block: NewBlock, unitCount: number): string => {
+  if (block.issuedHere === 'all') return '1'.repeat(unitCount)
+  const pair = block.issuedHere === 'even' ? '10' : '01'
+  return pair.repeat(Math.ceil(unitCount / 2)).slice(0, unitCount)
+}

@@ -1,0 +1,246 @@
+/** Method "Get key with key IDs" in the store (ETSI GS QKD 014, 5.4): who may have which key, once, all or none.
+ *  The decision is made on what was read; the commit holds only if nothing changed since, else it is made again. */
+import { auditColumns, type AuditEvent } from '../audit/audit.ts'
+import { repeatOnContention, sqlState } from '../database/database.ts'
+import { createGroupCommit } from '../database/group-commit.ts'
+import { KeyNotFound, Unauthorized, Unavailable } from '../kernel/errors.ts'
+import type { AssignmentId, KeyId, SaeId } from '../kernel/identifiers.ts'
+import { SecretBytes } from '../kernel/secret-bytes.ts'
+import type { FetchedKeys, FetchRequest, KeyStore, UnitRun } from './key-store.ts'
+import { finishUnits, insertAudit, type BlockParts } from './prisma-blocks.ts'
+import { unitCountIn } from './prisma-issue.ts'
+import { joinUnits, unitsPerKey, type MaterialRequest } from './prisma-open-blocks.ts'
+import { masksOf, unitsOfKeys } from './unit-bits.ts'
+
+const LOOK_UP = `
+SELECT a.aid, a.role, a.state, a.master_sae_id, a.slave_sae_ids, a.size_bits, a.key_count, a.units, a.fetched::text AS fetched,
+  a.expires_at <= now() AS expired, k.key_ids::text[] AS key_ids, k.positions
+FROM (SELECT aid, array_agg(key_id) AS key_ids, array_agg(position) AS positions FROM assigned_key WHERE key_id = ANY($1::uuid[]) GROUP BY aid) k
+JOIN assignment a USING (aid)`
+
+const DELIVER = `
+WITH delivered AS (
+  UPDATE assignment a SET fetched = t.after, state = t.state, ended_at = CASE WHEN t.state = 'DELIVERED' THEN now() END
+  FROM unnest($1::uuid[], $2::text[]::varbit[], $3::text[]::varbit[], $4::text[]) AS t(aid, before, after, state)
+  WHERE a.aid = t.aid AND a.fetched = t.before AND a.state = 'ISSUED' AND a.expires_at > now() RETURNING 1
+),
+finished AS (${finishUnits(5, 6)}),
+audited AS (${insertAudit(7)})
+SELECT must((SELECT count(*) FROM delivered) = cardinality($1::uuid[]), 'deliver')`
+
+interface LookedUp extends Record<string, unknown> {
+  aid: AssignmentId
+  role: string
+  state: string
+  master_sae_id: SaeId
+  slave_sae_ids: SaeId[]
+  size_bits: number
+  key_count: number
+  units: UnitRun[]
+  fetched: string
+  expired: boolean
+  key_ids: KeyId[]
+  positions: number[]
+}
+
+/** One assignment and the keys of it that one request wants, in the order it wants them. */
+interface Share {
+  readonly held: LookedUp
+  readonly positions: number[]
+}
+
+/** What a batch does to one assignment. */
+interface Change {
+  readonly held: LookedUp
+  readonly before: string
+  fetched: string
+}
+
+const COMMIT_ATTEMPTS = 8
+
+export const fetchMethods = (parts: BlockParts): Pick<KeyStore, 'fetch'> => {
+  const { database, reader, unitSizeBits } = parts
+
+  /** Answers each request of the batch with its keys or the error it gets, and commits all deliveries together. */
+  const serve = async (requests: readonly FetchRequest[]): Promise<(FetchedKeys | Error)[]> => {
+    const rows = await database.query<LookedUp>(LOOK_UP, [requests.flatMap((request) => request.keyIds)])
+    const heldOfKey = new Map<KeyId, { held: LookedUp; position: number }>()
+    for (const held of rows) held.key_ids.forEach((keyId, i) => heldOfKey.set(keyId, { held, position: held.positions[i] as number }))
+    const changes = new Map<AssignmentId, Change>(rows.map((held) => [held.aid, { held, before: held.fetched, fetched: held.fetched }]))
+
+    const decisions = requests.map((request) => {
+      try {
+        return decide(request, heldOfKey, changes)
+      } catch (error) {
+        return error as Error
+      }
+    })
+    const wanted: MaterialRequest[] = []
+    for (const decision of decisions) if (!(decision instanceof Error)) wanted.push(...decision.map(materialOfShare))
+    const sealed = await reader.sealedUnits(wanted)
+    const blocks = await reader.open(wanted.flatMap((material) => material.units.map((run) => run.blockId)))
+    let next = 0
+    const answers = requests.map((request, i): FetchedKeys | Error => {
+      const decision = decisions[i] as Share[] | Error
+      if (decision instanceof Error) return decision
+      const from = next
+      next += decision.length
+      try {
+        return openShares(request, decision, (share) => joinUnits(blocks, materialOfShare(decision[share] as Share), sealed[from + share]))
+      } catch (error) {
+        return error as Error
+      }
+    })
+
+    // Only what could be opened is marked as fetched.
+    const granted: { request: FetchRequest; shares: Share[] }[] = []
+    requests.forEach((request, i) => {
+      const decision = decisions[i] as Share[] | Error
+      if (!(decision instanceof Error) && !(answers[i] instanceof Error)) granted.push({ request, shares: decision })
+    })
+    if (granted.length === 0) return answers
+    for (const { request, shares } of granted) for (const share of shares) markFetched(request, share, changes)
+    try {
+      await commit(granted, [...changes.values()].filter((change) => change.fetched !== change.before))
+    } catch (error) {
+      for (const answer of answers) if (!(answer instanceof Error)) answer.bytes.wipe()
+      throw error
+    }
+    return answers
+  }
+
+  const materialOfShare = ({ held, positions }: Share): MaterialRequest => ({
+    units: unitsOfKeys(held.units, unitsPerKey(held.size_bits, unitSizeBits), positions),
+    sizeBits: held.size_bits,
+    count: positions.length,
+  })
+
+  const commit = async (granted: readonly { request: FetchRequest; shares: readonly Share[] }[], changed: readonly Change[]): Promise<void> => {
+    const finished = changed.flatMap(({ held, before, fetched }) => {
+      const ended: number[] = []
+      for (let position = 0; position < held.key_count; position += 1) {
+        if (!fetchedByAll(held, before, position) && fetchedByAll(held, fetched, position)) ended.push(position)
+      }
+      return unitsOfKeys(held.units, unitsPerKey(held.size_bits, unitSizeBits), ended)
+    })
+    const blocks = await reader.open(finished.map((run) => run.blockId))
+    const { blockIds, masks } = masksOf(finished, unitCountIn(blocks))
+    await repeatOnContention(() =>
+      database.query(DELIVER, [
+        changed.map(({ held }) => held.aid),
+        changed.map(({ before }) => before),
+        changed.map(({ fetched }) => fetched),
+        changed.map(({ fetched }) => (fetched.includes('0') ? 'ISSUED' : 'DELIVERED')),
+        blockIds,
+        masks,
+        ...auditColumns(granted.map(({ request, shares }) => deliveredEvent(request, shares))),
+      ]),
+    )
+  }
+
+  const serveTogether = createGroupCommit<FetchRequest, FetchedKeys | Error>({
+    itemsMax: 128,
+    lanes: 1,
+    separable: () => false,
+    commit: async (requests) => {
+      for (let attempt = 1; ; attempt += 1) {
+        try {
+          return await serve(requests)
+        } catch (error) {
+          // Somebody else changed one of the assignments between our look and our commit: look again.
+          if (sqlState(error) !== 'KM001') throw error
+          if (attempt === COMMIT_ATTEMPTS) throw new Unavailable(1, { cause: error })
+        }
+      }
+    },
+  })
+
+  return {
+    fetch: async (request) => {
+      const answer = await serveTogether(request)
+      if (answer instanceof Error) throw answer
+      return answer
+    },
+  }
+}
+
+/** Applies clause 5.4 and table 7 in their order: 401 if the caller was not supplied for a key that exists, then "not found". */
+const decide = (
+  request: FetchRequest,
+  heldOfKey: ReadonlyMap<KeyId, { held: LookedUp; position: number }>,
+  changes: ReadonlyMap<AssignmentId, Change>,
+): Share[] => {
+  const found = request.keyIds.map((keyId) => heldOfKey.get(keyId))
+  for (const key of found) {
+    if (key !== undefined && !key.held.slave_sae_ids.includes(request.callerSaeId)) {
+      throw new Unauthorized('the caller is not a slave SAE of this key')
+    }
+  }
+  const shares = new Map<AssignmentId, Share>()
+  for (const key of found) {
+    if (key === undefined) throw new KeyNotFound()
+    const { held, position } = key
+    const fetched = (changes.get(held.aid) as Change).fetched
+    if (
+      held.role === 'issuer' ||
+      held.state !== 'ISSUED' ||
+      held.expired ||
+      held.master_sae_id !== request.masterSaeId ||
+      fetched[bitOf(held, request.callerSaeId, position)] === '1'
+    ) {
+      throw new KeyNotFound()
+    }
+    const share = shares.get(held.aid)
+    if (share === undefined) shares.set(held.aid, { held, positions: [position] })
+    else share.positions.push(position)
+  }
+  return [...shares.values()]
+}
+
+const bitOf = (held: LookedUp, slave: SaeId, position: number): number => held.slave_sae_ids.indexOf(slave) * held.key_count + position
+
+const fetchedByAll = (held: LookedUp, fetched: string, position: number): boolean =>
+  held.slave_sae_ids.every((_, slave) => fetched[slave * held.key_count + position] === '1')
+
+const markFetched = (request: FetchRequest, share: Share, changes: ReadonlyMap<AssignmentId, Change>): void => {
+  const change = changes.get(share.held.aid) as Change
+  const bits = Buffer.from(change.fetched, 'latin1')
+  for (const position of share.positions) bits[bitOf(share.held, request.callerSaeId, position)] = 0x31
+  change.fetched = bits.toString('latin1')
+}
+
+/** Puts the opened keys of all shares into one buffer in the order the caller asked for them. */
+const openShares = (
+  request: FetchRequest,
+  shares: readonly Share[],
+  open: (share: number) => { sizeBits: number; bytes: SecretBytes },
+): FetchedKeys => {
+  const places = new Map<KeyId, { share: number; at: number; sizeBits: number }>()
+  shares.forEach(({ held, positions }, share) => {
+    const keyOfPosition = new Map(held.positions.map((position, i) => [position, held.key_ids[i] as KeyId]))
+    positions.forEach((position, at) => places.set(keyOfPosition.get(position) as KeyId, { share, at, sizeBits: held.size_bits }))
+  })
+  const opened: SecretBytes[] = []
+  try {
+    shares.forEach((_, share) => opened.push(open(share).bytes))
+    const keys = request.keyIds.map((keyId) => ({ keyId, sizeBits: (places.get(keyId) as { sizeBits: number }).sizeBits }))
+    const bytes = Buffer.allocUnsafeSlow(keys.reduce((sum, key) => sum + key.sizeBits / 8, 0))
+    let written = 0
+    for (const { keyId, sizeBits } of keys) {
+      const { share, at } = places.get(keyId) as { share: number; at: number }
+      const keyBytes = sizeBits / 8
+      ;(opened[share] as SecretBytes).use((all) => all.copy(bytes, written, at * keyBytes, (at + 1) * keyBytes))
+      written += keyBytes
+    }
+    return { keys, bytes: SecretBytes.adopt(bytes) }
+  } finally {
+    for (const bytes of opened) bytes.wipe()
+  }
+}
+
+const deliveredEvent = (request: FetchRequest, shares: readonly Share[]): AuditEvent => ({
+  event: 'key.delivered',
+  actor: `sae:${request.callerSaeId}`,
+  outcome: 'done',
+  subject: { master: request.masterSaeId, aids: shares.map(({ held }) => held.aid), keyIds: request.keyIds },
+})

@@ -1,0 +1,423 @@
+/** The issuing KME's side of a key's life: AVAILABLE -> RESERVED -> ISSUED, and the only two ways back. */
+import { auditColumns, type AuditEvent } from '../audit/audit.ts'
+import { outcomeUnknown, repeatOnContention, sqlState, violatedConstraint } from '../database/database.ts'
+import { createGroupCommit } from '../database/group-commit.ts'
+import { Conflict } from '../kernel/errors.ts'
+import type { AssignmentId, BlockId, KeyId, KmeId, SaeId } from '../kernel/identifiers.ts'
+import { assignmentTag } from './commitment.ts'
+import type { Assignment, Claim, ClaimRequest, Issue, KeyMaterial, KeyStore, UnitRun } from './key-store.ts'
+import { appendAudit, finishUnits, insertAudit, type BlockParts } from './prisma-blocks.ts'
+import {
+  bySealedRequest,
+  joinUnits,
+  SEALED_UNITS,
+  WANTED_UNITS,
+  wantedParameters,
+  type MaterialRequest,
+  type OpenBlocks,
+  type SealedRow,
+} from './prisma-open-blocks.ts'
+import { masksOf, OverlappingUnits } from './unit-bits.ts'
+
+type IssueMethods = Pick<
+  KeyStore,
+  'claim' | 'issue' | 'issueLocally' | 'priorIssue' | 'reopen' | 'markAborting' | 'unsettled' | 'giveBack' | 'burn'
+>
+
+export interface IssueParts extends BlockParts {
+  readonly retryWindowS: number
+  /** This process; a reservation of another one that is gone must be settled by whoever finds it. */
+  readonly processId: string
+}
+
+const ROW_COUNT_CHECK = 'KM001'
+const UNIQUE_VIOLATION = '23505'
+
+/** Whether a statement over several requests may be repeated request by request. */
+export const separable = (error: unknown): boolean =>
+  error instanceof OverlappingUnits || error instanceof RangeError || (sqlState(error) !== undefined && !outcomeUnknown(error))
+
+/** The database, or the request itself, said that the units are not free. */
+const isConflict = (error: unknown): boolean =>
+  error instanceof OverlappingUnits || error instanceof RangeError || sqlState(error) === ROW_COUNT_CHECK
+
+/** SQL: takes units that this KME issues and that are free; the caller checks that every block matched. */
+const TAKE_MINE = `
+UPDATE key_block b SET taken = b.taken | m.mask
+FROM unnest($5::uuid[], $6::text[]::varbit[]) AS m(block_id, mask)
+WHERE b.block_id = m.block_id AND b.state = 'AVAILABLE' AND length(b.taken) = length(m.mask)
+  AND bit_count(b.taken & m.mask) = 0 AND bit_count(b.mine & m.mask) = bit_count(m.mask)
+RETURNING 1`
+
+const CLAIM = `
+WITH ${WANTED_UNITS},
+claimed AS (${TAKE_MINE}),
+reserved AS (
+  INSERT INTO reservation (aid, peer_kme_id, state, claimed_by, units)
+  SELECT t.aid, t.peer, 'RESERVED', $7::uuid, t.units FROM unnest($8::uuid[], $9::text[], $10::text[]::jsonb[]) AS t(aid, peer, units)
+)
+SELECT must((SELECT count(*) FROM claimed) = cardinality($5::uuid[]), 'claim'), ${SEALED_UNITS}`
+
+/** SQL: assignments from one JSON array. */
+const insertAssignments = (parameter: number): string => `
+INSERT INTO assignment (aid, role, peer_kme_id, state, master_sae_id, slave_sae_ids, size_bits, key_count, units, fetched,
+  request_id, expires_at, ended_at)
+SELECT t.aid, t.role, t.peer, 'ISSUED', t.master, t.slaves, t.size_bits, t.key_count, t.units,
+  repeat('0', t.key_count * cardinality(t.slaves))::varbit, t.request_id, now() + t.life_s * interval '1 second',
+  CASE WHEN t.ended THEN now() END
+FROM jsonb_to_recordset($${parameter}::text::jsonb) AS t(aid uuid, role text, peer text, master text, slaves text[], size_bits int,
+  key_count int, units jsonb, request_id uuid, life_s int, ended boolean)`
+
+/** SQL: key IDs of assignments. */
+const insertKeys = (first: number): string => `
+INSERT INTO assigned_key (key_id, aid, position)
+SELECT * FROM unnest($${first}::uuid[], $${first + 1}::uuid[], $${first + 2}::smallint[])`
+
+const ISSUE = `
+WITH gone AS (
+  DELETE FROM reservation r USING unnest($1::uuid[]) AS t(aid)
+  WHERE r.aid = t.aid AND r.state = 'RESERVED' AND r.claimed_by = $2::uuid RETURNING 1
+),
+issued AS (${insertAssignments(3)}),
+keys AS (${insertKeys(4)}),
+finished AS (${finishUnits(7, 8)}),
+audited AS (${insertAudit(9)})
+SELECT must((SELECT count(*) FROM gone) = cardinality($1::uuid[]), 'issue')`
+
+const ISSUE_LOCALLY = `
+WITH ${WANTED_UNITS},
+claimed AS (${TAKE_MINE}),
+issued AS (${insertAssignments(7)}),
+keys AS (${insertKeys(8)}),
+audited AS (${insertAudit(11)})
+SELECT must((SELECT count(*) FROM claimed) = cardinality($5::uuid[]), 'claim'), ${SEALED_UNITS}`
+
+export type AssignmentRole = 'issuer' | 'holder' | 'local'
+
+/** One element for insertAssignments(). */
+export const assignmentRow = (
+  role: AssignmentRole,
+  peerKmeId: KmeId,
+  assignment: Assignment,
+  life: { lifeS: number; ended: boolean; requestId?: string | undefined },
+): object => ({
+  aid: assignment.aid,
+  role,
+  peer: peerKmeId,
+  master: assignment.masterSaeId,
+  slaves: assignment.slaveSaeIds,
+  size_bits: assignment.sizeBits,
+  key_count: assignment.keyIds.length,
+  units: assignment.units,
+  request_id: life.requestId ?? null,
+  life_s: life.lifeS,
+  ended: life.ended,
+})
+
+/** Parameters of insertKeys(). */
+export const keyColumns = (assignments: readonly Assignment[]): [keyIds: KeyId[], aids: AssignmentId[], positions: number[]] => [
+  assignments.flatMap((assignment) => assignment.keyIds),
+  assignments.flatMap((assignment) => assignment.keyIds.map(() => assignment.aid)),
+  assignments.flatMap((assignment) => assignment.keyIds.map((_, position) => position)),
+]
+
+export { insertAssignments, insertKeys }
+
+export const materialOf = (assignment: Assignment): MaterialRequest => ({
+  units: assignment.units,
+  sizeBits: assignment.sizeBits,
+  count: assignment.keyIds.length,
+})
+
+/** Units per block of open blocks; a block that did not open has none, so that naming it is refused. */
+export const unitCountIn =
+  (blocks: OpenBlocks) =>
+  (blockId: BlockId): number =>
+    blocks.get(blockId)?.unitCount ?? 0
+
+export const blockIdsOf = (assignments: readonly Assignment[]): BlockId[] =>
+  assignments.flatMap((assignment) => assignment.units.map((run) => run.blockId))
+
+const issuedEvent = ({ peerKmeId, assignment }: Issue): AuditEvent => ({
+  event: 'key.issued',
+  actor: `sae:${assignment.masterSaeId}`,
+  outcome: 'done',
+  subject: {
+    aid: assignment.aid,
+    peerKmeId,
+    slaves: assignment.slaveSaeIds,
+    sizeBits: assignment.sizeBits,
+    keyIds: assignment.keyIds,
+  },
+})
+
+export const issueMethods = (parts: IssueParts): IssueMethods => {
+  const { database, reader, processId, unitSizeBits } = parts
+  /** Reservations a live request of this process is still working on. */
+  const working = new Set<AssignmentId>()
+
+  /** Key bytes per request; undefined where a request's units did not open. */
+  const joinAll = (
+    blocks: OpenBlocks,
+    requests: readonly MaterialRequest[],
+    rows: readonly SealedRow[],
+  ): (KeyMaterial | Error)[] => {
+    const sealed = bySealedRequest(rows, requests.length)
+    return requests.map((request, i) => {
+      try {
+        return joinUnits(blocks, request, sealed[i])
+      } catch (error) {
+        return error as Error
+      }
+    })
+  }
+
+  const claimTogether = createGroupCommit<ClaimRequest, KeyMaterial | Error>({
+    itemsMax: 128,
+    lanes: 1,
+    separable,
+    commit: async (requests) => {
+      const assignments = requests.map((request) => request.assignment)
+      const blocks = await reader.open(blockIdsOf(assignments))
+      const { blockIds, masks } = masksOf(assignments.flatMap((assignment) => assignment.units), unitCountIn(blocks))
+      const materials = assignments.map(materialOf)
+      const rows = await repeatOnContention(() =>
+        database.query<SealedRow>(CLAIM, [
+          ...wantedParameters(materials, unitSizeBits),
+          blockIds,
+          masks,
+          processId,
+          assignments.map((assignment) => assignment.aid),
+          requests.map((request) => request.peerKmeId),
+          assignments.map((assignment) => JSON.stringify(assignment.units)),
+        ]),
+      )
+      return joinAll(await reader.open(blockIds), materials, rows)
+    },
+  })
+
+  const issueTogether = createGroupCommit<Issue, undefined>({
+    itemsMax: 128,
+    lanes: 1,
+    separable,
+    commit: async (issues) => {
+      const assignments = issues.map((issue) => issue.assignment)
+      // Units of a request that may be repeated are needed until its retry window closes.
+      const finished = issues.filter((issue) => issue.requestId === undefined).map((issue) => issue.assignment)
+      const blocks = await reader.open(blockIdsOf(finished))
+      const { blockIds, masks } = masksOf(finished.flatMap((assignment) => assignment.units), unitCountIn(blocks))
+      await repeatOnContention(() =>
+        database.query(ISSUE, [
+          assignments.map((assignment) => assignment.aid),
+          processId,
+          JSON.stringify(
+            issues.map((issue) =>
+              assignmentRow('issuer', issue.peerKmeId, issue.assignment, {
+                lifeS: issue.retryWindowS,
+                ended: issue.requestId === undefined,
+                requestId: issue.requestId,
+              }),
+            ),
+          ),
+          ...keyColumns(assignments),
+          blockIds,
+          masks,
+          ...auditColumns(issues.map(issuedEvent)),
+        ]),
+      )
+      return issues.map(() => undefined)
+    },
+  })
+
+  const issueLocallyTogether = createGroupCommit<Issue, KeyMaterial | Error>({
+    itemsMax: 128,
+    lanes: 1,
+    separable,
+    commit: async (issues) => {
+      const assignments = issues.map((issue) => issue.assignment)
+      const blocks = await reader.open(blockIdsOf(assignments))
+      const { blockIds, masks } = masksOf(assignments.flatMap((assignment) => assignment.units), unitCountIn(blocks))
+      const materials = assignments.map(materialOf)
+      const rows = await repeatOnContention(() =>
+        database.query<SealedRow>(ISSUE_LOCALLY, [
+          ...wantedParameters(materials, unitSizeBits),
+          blockIds,
+          masks,
+          JSON.stringify(
+            issues.map((issue) =>
+              assignmentRow('local', issue.peerKmeId, issue.assignment, {
+                lifeS: issue.assignment.ttlS,
+                ended: false,
+                requestId: issue.requestId,
+              }),
+            ),
+          ),
+          ...keyColumns(assignments),
+          ...auditColumns(issues.map(issuedEvent)),
+        ]),
+      )
+      return joinAll(await reader.open(blockIds), materials, rows)
+    },
+  })
+
+  const endReservation = (
+    aid: AssignmentId,
+    state: readonly string[],
+    event: AuditEvent,
+    then: (blockIds: BlockId[], masks: string[]) => [sql: string, parameters: unknown[]],
+  ): Promise<readonly UnitRun[]> => {
+    working.delete(aid)
+    return database.transaction(async (statements) => {
+      const rows = await statements.query<{ units: UnitRun[] }>(
+        `DELETE FROM reservation WHERE aid = $1 AND state = ANY($2::text[]) RETURNING units`,
+        [aid, state],
+      )
+      const units = rows[0]?.units
+      if (units === undefined) return []
+      const lengths = await statements.query<{ block_id: BlockId; unit_count: number }>(
+        `SELECT block_id, unit_count FROM key_block WHERE block_id = ANY($1::uuid[])`,
+        [units.map((run) => run.blockId)],
+      )
+      const unitCounts = new Map(lengths.map((row) => [row.block_id, row.unit_count]))
+      const { blockIds, masks } = masksOf(units, (blockId) => unitCounts.get(blockId) ?? 0)
+      await statements.query(...then(blockIds, masks))
+      await appendAudit(statements, [event])
+      return units
+    })
+  }
+
+  return {
+    claim: async (request): Promise<Claim | 'conflict'> => {
+      const { assignment } = request
+      working.add(assignment.aid)
+      let material: KeyMaterial | Error
+      try {
+        material = await claimTogether(request)
+      } catch (error) {
+        working.delete(assignment.aid)
+        if (isConflict(error)) return 'conflict'
+        throw error
+      }
+      if (material instanceof Error) throw material
+      const first = assignment.units[0]?.blockId as BlockId
+      const tagKey = (await reader.open([first])).get(first)?.tagKey
+      if (tagKey === undefined) throw new Error('a block closed while its units were claimed')
+      return {
+        material,
+        commitment: assignmentTag(tagKey, 'offer', assignment, material.bytes),
+        expectedConfirmation: assignmentTag(tagKey, 'confirm', assignment, material.bytes),
+      }
+    },
+
+    issue: async (issue) => {
+      try {
+        await issueTogether(issue)
+      } catch (error) {
+        if (sqlState(error) === ROW_COUNT_CHECK) throw new Conflict('the reservation is gone', undefined, undefined, { cause: error })
+        if (sqlState(error) === UNIQUE_VIOLATION) {
+          throw new Conflict(`already used: ${violatedConstraint(error) ?? 'identifier'}`, undefined, undefined, { cause: error })
+        }
+        throw error
+      }
+      working.delete(issue.assignment.aid)
+    },
+
+    issueLocally: async (issue) => {
+      try {
+        const material = await issueLocallyTogether(issue)
+        if (material instanceof Error) throw material
+        return material
+      } catch (error) {
+        if (isConflict(error)) return 'conflict'
+        if (sqlState(error) === UNIQUE_VIOLATION) {
+          throw new Conflict(`already used: ${violatedConstraint(error) ?? 'identifier'}`, undefined, undefined, { cause: error })
+        }
+        throw error
+      }
+    },
+
+    priorIssue: async (masterSaeId, requestId) => {
+      const rows = await database.query<PriorRow>(
+        `SELECT a.aid, a.peer_kme_id, a.slave_sae_ids, a.size_bits, a.units, a.ended_at IS NOT NULL OR
+           a.created_at + $3::int * interval '1 second' <= now() AS spent,
+           (SELECT array_agg(k.key_id ORDER BY k.position) FROM assigned_key k WHERE k.aid = a.aid)::text[] AS key_ids
+         FROM assignment a WHERE a.master_sae_id = $1 AND a.request_id = $2::uuid`,
+        [masterSaeId, requestId, parts.retryWindowS],
+      )
+      const row = rows[0]
+      if (row === undefined) return undefined
+      if (row.spent) return 'spent'
+      return {
+        peerKmeId: row.peer_kme_id,
+        assignment: {
+          aid: row.aid,
+          masterSaeId,
+          slaveSaeIds: row.slave_sae_ids,
+          sizeBits: row.size_bits,
+          keyIds: row.key_ids,
+          units: row.units,
+          ttlS: 0,
+        },
+      }
+    },
+
+    reopen: async ({ assignment }) => {
+      const request = materialOf(assignment)
+      const [sealed] = await reader.sealedUnits([request])
+      const blocks = await reader.open(assignment.units.map((run) => run.blockId))
+      return sealed === undefined ? undefined : joinUnits(blocks, request, sealed)
+    },
+
+    markAborting: async (aid, reason) => {
+      working.delete(aid)
+      return database.transaction(async (statements) => {
+        const rows = await statements.query(`UPDATE reservation SET state = 'ABORTING' WHERE aid = $1 AND state = 'RESERVED' RETURNING 1`, [
+          aid,
+        ])
+        if (rows.length === 0) return false
+        await appendAudit(statements, [{ event: 'key.unsettled', actor: 'system', outcome: 'failed', subject: { aid, reason } }])
+        return true
+      })
+    },
+
+    unsettled: async () => {
+      const rows = await database.query<{ aid: AssignmentId; peer_kme_id: KmeId; units: UnitRun[]; claimed_at: Date; state: string; claimed_by: string }>(
+        `SELECT aid, peer_kme_id, units, claimed_at, state, claimed_by FROM reservation ORDER BY claimed_at`,
+      )
+      return rows
+        .filter((row) => row.state === 'ABORTING' || row.claimed_by !== processId || !working.has(row.aid))
+        .map((row) => ({ aid: row.aid, peerKmeId: row.peer_kme_id, units: row.units, claimedAtMs: row.claimed_at.getTime() }))
+    },
+
+    giveBack: (aid, rule) =>
+      endReservation(
+        aid,
+        [rule === 'R1' ? 'RESERVED' : 'ABORTING'],
+        { event: 'key.returned', actor: 'system', outcome: 'done', subject: { aid, rule } },
+        (blockIds, masks) => [
+          `UPDATE key_block b SET taken = b.taken & ~m.mask
+           FROM unnest($1::uuid[], $2::text[]::varbit[]) AS m(block_id, mask) WHERE b.block_id = m.block_id`,
+          [blockIds, masks],
+        ],
+      ),
+
+    burn: async (aid, reason) => {
+      await endReservation(
+        aid,
+        ['RESERVED', 'ABORTING'],
+        { event: 'key.burnt', actor: 'system', outcome: 'done', subject: { aid, reason } },
+        (blockIds, masks) => [finishUnits(1, 2), [blockIds, masks]],
+      )
+    },
+  }
+}
+
+interface PriorRow extends Record<string, unknown> {
+  aid: AssignmentId
+  peer_kme_id: KmeId
+  slave_sae_ids: SaeId[]
+  size_bits: number
+  units: UnitRun[]
+  spent: boolean
+  key_ids: KeyId[]
+}

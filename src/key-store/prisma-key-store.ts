@@ -1,0 +1,38 @@
+/** KeyStore in PostgreSQL. Every statement that decides about a key is hand-written SQL with parameters, checks its own
+ *  row counts and carries its audit records; one file per part of a key's life. */
+import type { Keyring } from '../custody/custody.ts'
+import type { Database } from '../database/database.ts'
+import type { KmeId } from '../kernel/identifiers.ts'
+import type { KeyStore } from './key-store.ts'
+import { blockMethods } from './prisma-blocks.ts'
+import { fetchMethods } from './prisma-fetch.ts'
+import { expireMethods, holdMethods } from './prisma-hold.ts'
+import { issueMethods } from './prisma-issue.ts'
+import { lendMethods } from './prisma-lend.ts'
+import { createBlockReader } from './prisma-open-blocks.ts'
+
+export interface KeyStoreOptions {
+  readonly database: Database
+  readonly keyring: Keyring
+  readonly kmeId: KmeId
+  /** Size of the unit keys that blocks are cut into. */
+  readonly unitSizeBits: number
+  /** How long a request with openkme_request_id may be repeated. */
+  readonly retryWindowS: number
+  /** A UUID of this process, new at each start. */
+  readonly processId: string
+}
+
+export const createKeyStore = (options: KeyStoreOptions): KeyStore & Disposable => {
+  const reader = createBlockReader({ ...options, statements: options.database })
+  const parts = { ...options, reader }
+  return {
+    ...blockMethods(parts),
+    ...issueMethods(parts),
+    ...holdMethods(parts),
+    ...fetchMethods(parts),
+    ...lendMethods(parts),
+    ...expireMethods(parts),
+    [Symbol.dispose]: reader.dispose,
+  }
+}
