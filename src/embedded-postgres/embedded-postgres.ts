@@ -229,7 +229,7 @@ const launch = async (
   const [program, ...args] = windows ? server : account.wrap(['sh', '-c', GUARD, 'guard', ...server])
   // Detached: Ctrl-C reaches us alone, and the server lives until we have finished with it.
   const child = spawn(program, args, { stdio: ['pipe', 'ignore', 'pipe'], detached: !windows })
-  child.stdin!.on('error', () => {
+  child.stdin.on('error', () => {
     // The guard is gone; its exit tells.
   })
   await waitUntilReady(child, log)

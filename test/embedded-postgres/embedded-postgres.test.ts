@@ -39,7 +39,7 @@ const start = async (): Promise<EmbeddedPostgres> => {
 const startInOtherProcess = async (): Promise<{ keeper: ChildProcess; url: string }> => {
   const keeper = spawn(process.execPath, [KEEP_SERVER, directory], { stdio: ['pipe', 'pipe', 'inherit'] })
   keepers.push(keeper)
-  const [line] = (await once(keeper.stdout!, 'data')) as [Buffer]
+  const [line] = (await once(keeper.stdout, 'data')) as [Buffer]
   return { keeper, url: line.toString().trim() }
 }
 

@@ -1,0 +1,42 @@
+/** Finds the programs that tests need and npm cannot bring. Missing ones are installed from Debian packages when this process may do so
+ *  (root, or sudo without a password); otherwise it stops with the one line to type. Starts no service. */
+import { execFileSync, spawnSync } from 'node:child_process'
+
+interface Tool {
+  readonly program: string
+  /** Arguments with which the program only says its version. */
+  readonly probe: readonly string[]
+  readonly debianPackage: string
+}
+
+const TOOLS: readonly Tool[] = [{ program: 'openssl', probe: ['version'], debianPackage: 'openssl' }]
+
+const answers = (program: string, args: readonly string[]): boolean => spawnSync(program, args, { stdio: 'ignore' }).status === 0
+
+const isMissing = ({ program, probe }: Tool): boolean => !answers(program, probe)
+
+const install = (packages: readonly string[]): void => {
+  const sudo = process.geteuid?.() === 0 ? [] : ['sudo', '-n']
+  const mayInstall = answers('apt-get', ['--version']) && (sudo.length === 0 || answers('sudo', ['-n', 'true']))
+  if (!mayInstall) return
+  // RUNLEVEL=1 keeps a package that brings a service from starting it. Progress goes to standard error.
+  const apt = (args: readonly string[]): void => {
+    const [program, ...rest] = [...sudo, 'env', 'DEBIAN_FRONTEND=noninteractive', 'RUNLEVEL=1', 'apt-get', '-qq', ...args]
+    execFileSync(program!, rest, { stdio: ['ignore', process.stderr, process.stderr] })
+  }
+  try {
+    apt(['update'])
+    apt(['install', '-y', '--no-install-recommends', ...packages])
+  } catch {
+    // apt has said why; the check below says what to type.
+  }
+}
+
+const missing = TOOLS.filter(isMissing)
+if (missing.length > 0) install(missing.map((tool) => tool.debianPackage))
+const stillMissing = missing.filter(isMissing)
+if (stillMissing.length > 0) {
+  console.error(`Missing: ${stillMissing.map((tool) => tool.program).join(', ')}. On Debian or Ubuntu type:`)
+  console.error(`  sudo apt-get install -y ${stillMissing.map((tool) => tool.debianPackage).join(' ')}`)
+  process.exitCode = 1
+}
