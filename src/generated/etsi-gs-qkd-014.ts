@@ -112,7 +112,9 @@ export interface components {
             min_key_size: components["schemas"]["PositiveInt32"];
             /** @description Additional slave SAEs per request; 0 where multicast is not served */
             max_SAE_ID_count: components["schemas"]["CountInt32"];
-            status_extension?: Record<string, never>;
+            status_extension?: {
+                [key: string]: unknown;
+            };
         };
         PositiveInt32: number;
         CountInt32: number;
@@ -133,34 +135,46 @@ export interface components {
             extension_optional?: components["schemas"]["Extension"][] | null;
         };
         /** @description A name and a value of any JSON type. Names carry a vendor prefix that ends in an underscore. */
-        Extension: Record<string, never>;
+        Extension: {
+            [key: string]: unknown;
+        };
         /** @description Table 12. Unknown members are ignored. */
         KeyIds: {
             /** @description At most `max_key_per_request`, none twice. */
-            key_IDs: {
+            key_IDs: ({
                 key_ID: components["schemas"]["RequestedKeyId"];
                 key_ID_extension?: Record<string, never> | null;
-            }[];
+            } & {
+                [key: string]: unknown;
+            })[];
             key_IDs_extension?: Record<string, never> | null;
         };
         /** @description Table 11 */
         KeyContainer: {
             keys: components["schemas"]["Key"][];
-            key_container_extension?: Record<string, never>;
+            key_container_extension?: {
+                [key: string]: unknown;
+            };
         };
         Key: {
             /** @description UUID, lower case */
             key_ID: string;
-            key_ID_extension?: Record<string, never>;
+            key_ID_extension?: {
+                [key: string]: unknown;
+            };
             /** @description The key in base64 (RFC 4648, section 4), padded */
             key: string;
-            key_extension?: Record<string, never>;
+            key_extension?: {
+                [key: string]: unknown;
+            };
         };
         /** @description Table 13 */
         Error: {
             message: string;
             /** @description Left out unless it says more than the message. */
-            details?: Record<string, never>[];
+            details?: {
+                [key: string]: unknown;
+            }[];
         };
     };
     responses: {

@@ -1,0 +1,140 @@
+/** Metrics for Prometheus. Gauges are read from the doors when scraped, so they cost nothing in between and no database call.
+ *  Holds: labels name listeners, methods, statuses, KMEs and links; never a key ID, an SAE or anything a caller sent. */
+import { collectDefaultMetrics, Counter, Gauge, Registry } from 'prom-client'
+import type { KeyPool } from '../key-pool/key-pool.ts'
+import type { LinkDirectory } from '../link/link.ts'
+import type { PeerDirectory } from '../peer/peer.ts'
+import type { MetricsPage } from './admin.ts'
+
+export interface MetricsParts {
+  readonly version: string
+  readonly pools: KeyPool
+  readonly links: LinkDirectory
+  readonly peers: PeerDirectory
+}
+
+export interface AnsweredRequest {
+  /** `sae`, `peer` or `admin`. */
+  readonly listener: string
+  readonly method: string
+  readonly status: number
+}
+
+export interface Metrics extends MetricsPage {
+  observeRequest(request: AnsweredRequest): void
+  addKeysIssued(count: number): void
+  addKeysDelivered(count: number): void
+  addKeysBurnt(count: number): void
+  addKeysExpired(count: number): void
+}
+
+export const createMetrics = (parts: MetricsParts): Metrics => {
+  const registry = new Registry()
+  collectDefaultMetrics({ register: registry })
+  registerVersion(registry, parts.version)
+  registerPools(registry, parts.pools)
+  registerLinks(registry, parts.links)
+  registerPeers(registry, parts.peers)
+
+  const registers = [registry]
+  const requests = new Counter({
+    name: 'kme_requests_total',
+    help: 'Requests answered',
+    labelNames: ['listener', 'method', 'status'] as const,
+    registers,
+  })
+  const issued = new Counter({ name: 'kme_keys_issued_total', help: 'Keys issued to master SAEs', registers })
+  const delivered = new Counter({ name: 'kme_keys_delivered_total', help: 'Keys delivered to slave SAEs', registers })
+  const burnt = new Counter({ name: 'kme_keys_burnt_total', help: 'Keys given up because their fate is in doubt', registers })
+  const expired = new Counter({ name: 'kme_keys_expired_total', help: 'Keys no slave SAE asked for in time', registers })
+
+  return {
+    contentType: registry.contentType,
+    text: () => registry.metrics(),
+    observeRequest: ({ listener, method, status }) => {
+      // Anything else is refused, and a caller could invent endless names.
+      requests.inc({ listener, method: method === 'GET' || method === 'POST' ? method : 'other', status })
+    },
+    addKeysIssued: (count) => issued.inc(count),
+    addKeysDelivered: (count) => delivered.inc(count),
+    addKeysBurnt: (count) => burnt.inc(count),
+    addKeysExpired: (count) => expired.inc(count),
+  }
+}
+
+const registerVersion = (registry: Registry, version: string): void => {
+  const info = new Gauge({
+    name: 'kme_info',
+    help: 'Version of this KME',
+    labelNames: ['version'] as const,
+    registers: [registry],
+  })
+  info.set({ version }, 1)
+}
+
+/** A gauge with one value per source, read anew at each scrape; sources that are gone disappear. */
+const registerGauge = <Label extends string>(
+  registry: Registry,
+  name: string,
+  help: string,
+  labelNames: readonly Label[],
+  read: () => Iterable<readonly [Record<Label, string>, number]>,
+): void => {
+  new Gauge<Label>({
+    name,
+    help,
+    labelNames,
+    registers: [registry],
+    collect() {
+      this.reset()
+      for (const [labels, value] of read()) this.set(labels, value)
+    },
+  })
+}
+
+const registerPools = (registry: Registry, pools: KeyPool): void => {
+  registerGauge(
+    registry,
+    'kme_pool_keys',
+    'Keys of default size in a pool, by the KME that may issue them',
+    ['peer', 'issuer'],
+    () =>
+      pools.levels().flatMap(({ peerKmeId, mine, theirs }): [{ peer: string; issuer: string }, number][] => [
+        [{ peer: peerKmeId, issuer: 'mine' }, mine],
+        [{ peer: peerKmeId, issuer: 'theirs' }, theirs],
+      ]),
+  )
+}
+
+const registerLinks = (registry: Registry, links: LinkDirectory): void => {
+  const labels = ['link', 'peer'] as const
+  const register = (
+    name: string,
+    help: string,
+    read: (status: ReturnType<LinkDirectory['statuses']>[number]) => number | undefined,
+  ): void => {
+    registerGauge(registry, name, help, labels, () =>
+      links.statuses().flatMap((status): [{ link: string; peer: string }, number][] => {
+        const value = read(status)
+        return value === undefined ? [] : [[{ link: status.linkId, peer: status.peerKmeId }, value]]
+      }),
+    )
+  }
+  register('kme_link_up', '1 when the link is up', (status) => (status.state === 'up' ? 1 : 0))
+  register('kme_link_qber', 'Quantum bit error rate of the newest block, 0 to 1', (status) => status.qber)
+  register('kme_link_key_rate_bps', 'Agreed key bits per second over the last minute', (status) => status.keyRateBps)
+  register('kme_link_blocks_agreed', 'Blocks both ends agreed on since start', (status) => status.blocksAgreed)
+  register('kme_link_blocks_rejected', 'Blocks refused since start', (status) => status.blocksRejected)
+  register('kme_link_newest_block_age_seconds', 'Age of the newest agreed block', (status) =>
+    status.newestBlockAgeMs === undefined ? undefined : status.newestBlockAgeMs / 1000,
+  )
+}
+
+const registerPeers = (registry: Registry, peers: PeerDirectory): void => {
+  registerGauge(registry, 'kme_peer_available', '1 when calls to the peer KME are tried', ['peer'], () =>
+    peers.statuses().map((status): [{ peer: string }, number] => [{ peer: status.kmeId }, status.available ? 1 : 0]),
+  )
+  registerGauge(registry, 'kme_peer_failures_in_a_row', 'Calls to the peer KME that failed since its last answer', ['peer'], () =>
+    peers.statuses().map((status): [{ peer: string }, number] => [{ peer: status.kmeId }, status.failuresInARow]),
+  )
+}
