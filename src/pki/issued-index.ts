@@ -2,27 +2,18 @@
  *  before anybody has it, and no two writers, in this process or another, overwrite each other's entries. */
 import { open, readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
-import { z } from 'zod'
 import type { Clock } from '../kernel/clock.ts'
 import type { Random } from '../kernel/random.ts'
 import { replacePublic } from './certificate-files.ts'
+import type { AuthorityName, IssuedRecord } from './pki.ts'
 
-const indexSchema = z.object({
-  format: z.literal(1),
+export interface IssuedIndex {
+  readonly format: 1
   /** Number of the newest revocation list of each authority. */
-  crlNumbers: z.object({ kme: z.int(), sae: z.int() }),
-  certificates: z.array(
-    z.object({
-      serial: z.string(),
-      profile: z.enum(['kme', 'sae', 'admin']),
-      name: z.string(),
-      notAfter: z.iso.datetime(),
-      revokedAt: z.iso.datetime().optional(),
-    }),
-  ),
-})
-
-export type IssuedIndex = z.infer<typeof indexSchema>
+  readonly crlNumbers: Readonly<Record<AuthorityName, number>>
+  /** Oldest first. */
+  readonly certificates: readonly IssuedRecord[]
+}
 
 export const emptyIndex = (): IssuedIndex => ({
   format: 1,
@@ -39,12 +30,29 @@ const LOCK_POLL_MS = 25
 export const readIndex = async (dir: string): Promise<IssuedIndex> => {
   const file = indexFile(dir)
   const text = await readFile(file, 'utf8')
+  const index = parseIndex(text)
+  if (index === undefined) throw new Error(`${file} is damaged. Restore it from a backup: without it nothing can be revoked.`)
+  return index
+}
+
+const parseIndex = (text: string): IssuedIndex | undefined => {
   try {
-    return indexSchema.parse(JSON.parse(text))
-  } catch (cause) {
-    throw new Error(`${file} is damaged. Restore it from a backup: without it nothing can be revoked.`, { cause })
+    const { format, crlNumbers, certificates } = JSON.parse(text) as IssuedIndex
+    const whole = format === 1 && [crlNumbers.kme, crlNumbers.sae].every(Number.isSafeInteger) && certificates.every(isRecord)
+    return whole ? { format, crlNumbers, certificates } : undefined
+  } catch {
+    return undefined
   }
 }
+
+const isRecord = ({ serial, profile, name, notAfter, revokedAt }: IssuedRecord): boolean =>
+  /^[0-9a-f]{32}$/.test(serial) &&
+  ['kme', 'sae', 'admin'].includes(profile) &&
+  typeof name === 'string' &&
+  isTime(notAfter) &&
+  (revokedAt === undefined || isTime(revokedAt))
+
+const isTime = (text: unknown): boolean => typeof text === 'string' && !Number.isNaN(Date.parse(text))
 
 export const writeIndex = (dir: string, index: IssuedIndex, random: Random): Promise<void> =>
   replacePublic(indexFile(dir), `${JSON.stringify(index, undefined, 2)}\n`, random)

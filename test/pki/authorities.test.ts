@@ -49,8 +49,12 @@ describe('PKI directory', () => {
     inTemporaryDirectory(async (dir) => {
       await expect(openAuthorities(dir, partsAt(NOW_MS))).rejects.toThrow(/kme pki init --dir/)
       const authorities = await createAuthorities(dir, partsAt(NOW_MS))
-      await writeFile(join(dir, 'issued.json'), '{"format":1')
-      await expect(authorities.issue({ profile: 'sae', id: 'alice' })).rejects.toThrow(/issued\.json is damaged/)
+      const record = { serial: 'AB', profile: 'sae', name: 'alice', notAfter: '2030-05-06T07:08:09.000Z' }
+      const wrongSerial = JSON.stringify({ format: 1, crlNumbers: { kme: 1, sae: 1 }, certificates: [record] })
+      for (const damaged of ['{"format":1', '{"format":1,"certificates":[]}', wrongSerial]) {
+        await writeFile(join(dir, 'issued.json'), damaged)
+        await expect(authorities.issue({ profile: 'sae', id: 'alice' })).rejects.toThrow(/issued\.json is damaged/)
+      }
     }))
 
   it('keeps every certificate when several programs issue at once', () =>

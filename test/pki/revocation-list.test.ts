@@ -134,7 +134,7 @@ describe('hostile certificates', () => {
 
   it('a second authority of the same name is not trusted', async () => {
     const authority = await testAuthority(nowMs)
-    const double = await testAuthority(nowMs, authority.signer.certificate.subjectName.getField('CN')[0]!)
+    const double = await testAuthority(nowMs, authority.signer.certificate.subjectName.getField('CN')[0])
     expect(double.signer.certificate.subject).toBe(authority.signer.certificate.subject)
     const server = await alteredCertificate({ profile: 'kme', id: 'kme-a' }, {}, authority.signer, nowMs)
     const forged = await alteredCertificate({ profile: 'sae', id: 'alice' }, {}, double.signer, nowMs)
