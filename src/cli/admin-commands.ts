@@ -1,6 +1,6 @@
 /** `kme admin ...`: makes the key admin tokens are signed with, and signs tokens. Both work without a running KME. */
 import { generateKeyPairSync } from 'node:crypto'
-import { chmodSync, readFileSync, writeFileSync } from 'node:fs'
+import { chmodSync, existsSync, readFileSync, writeFileSync } from 'node:fs'
 import { InvalidArgumentError, type Command } from 'commander'
 import { adminScopes, parseAdminScope, type AdminScope } from '../admin/admin.ts'
 import { MAX_TOKEN_LIFE_S, signAdminToken } from '../admin/admin-token.ts'
@@ -52,18 +52,12 @@ export const addAdminCommands = (program: Command): void => {
 export const createAdminKey = (file: string): string => {
   const { privateKey, publicKey } = generateKeyPairSync('ed25519')
   const publicFile = `${file.replace(/\.(pem|key)$/, '')}.pub.pem`
-  writeNew(file, privateKey.export({ type: 'pkcs8', format: 'pem' }), 0o600)
-  writeNew(publicFile, publicKey.export({ type: 'spki', format: 'pem' }), 0o644)
-  return publicFile
-}
-
-const writeNew = (file: string, content: string | Buffer, mode: number): void => {
-  try {
-    writeFileSync(file, content, { mode, flag: 'wx' })
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'EEXIST') throw error
-    throw new Error(`${file} exists already; move it away or choose another --out`, { cause: error })
+  for (const name of [file, publicFile]) {
+    if (existsSync(name)) throw new Error(`${name} exists already; move it away or choose another --out`)
   }
+  writeFileSync(file, privateKey.export({ type: 'pkcs8', format: 'pem' }), { mode: 0o600, flag: 'wx' })
+  writeFileSync(publicFile, publicKey.export({ type: 'spki', format: 'pem' }), { mode: 0o644, flag: 'wx' })
+  return publicFile
 }
 
 const readPrivateKey = (file: string): string => {

@@ -1,0 +1,84 @@
+import { describe, expect, it } from '@jest/globals'
+import { createMetrics } from '../../src/admin/metrics.ts'
+import type { LinkStatus } from '../../src/link/link.ts'
+import type { PoolLevel } from '../../src/key-pool/key-pool.ts'
+import { kmeId, linkId, poolsWith } from './admin-world.ts'
+
+const link: LinkStatus = {
+  linkId: linkId('a-b'),
+  peerKmeId: kmeId('kme-b'),
+  driver: 'tcp',
+  state: 'up',
+  reason: undefined,
+  qber: 0.025,
+  keyRateBps: 4096,
+  blocksAgreed: 7,
+  blocksRejected: 2,
+  newestBlockAgeMs: 1500,
+}
+
+describe('metrics', () => {
+  it('show pools, links and peers as they are when scraped, and forget what is gone', async () => {
+    const levels: PoolLevel[] = [{ peerKmeId: kmeId('kme-b'), mine: 5, theirs: 6 }]
+    const links = [link]
+    const metrics = createMetrics({
+      version: '1.2.3',
+      pools: poolsWith(levels),
+      links: { statuses: () => links },
+      peers: {
+        named: () => undefined,
+        statuses: () => [
+          { kmeId: kmeId('kme-b'), url: 'https://b', available: false, lastAnswerAgeMs: undefined, failuresInARow: 3 },
+        ],
+      },
+    })
+    const lines = (await metrics.text()).split('\n')
+    expect(lines).toEqual(
+      expect.arrayContaining([
+        'kme_info{version="1.2.3"} 1',
+        'kme_pool_keys{peer="kme-b",issuer="mine"} 5',
+        'kme_pool_keys{peer="kme-b",issuer="theirs"} 6',
+        'kme_link_up{link="a-b",peer="kme-b"} 1',
+        'kme_link_qber{link="a-b",peer="kme-b"} 0.025',
+        'kme_link_key_rate_bps{link="a-b",peer="kme-b"} 4096',
+        'kme_link_blocks_agreed{link="a-b",peer="kme-b"} 7',
+        'kme_link_blocks_rejected{link="a-b",peer="kme-b"} 2',
+        'kme_link_newest_block_age_seconds{link="a-b",peer="kme-b"} 1.5',
+        'kme_peer_available{peer="kme-b"} 0',
+        'kme_peer_failures_in_a_row{peer="kme-b"} 3',
+      ]),
+    )
+    expect(lines.some((line) => line.startsWith('process_cpu_seconds_total'))).toBe(true)
+
+    levels[0] = { peerKmeId: kmeId('kme-b'), mine: 4, theirs: 6 }
+    links[0] = { ...link, state: 'down', qber: undefined }
+    const later = await metrics.text()
+    expect(later).toContain('kme_pool_keys{peer="kme-b",issuer="mine"} 4')
+    expect(later).toContain('kme_link_up{link="a-b",peer="kme-b"} 0')
+    expect(later).not.toContain('kme_link_qber{')
+  })
+
+  it('count requests and keys, and keep invented methods out of the labels', async () => {
+    const metrics = createMetrics({
+      version: '1',
+      pools: poolsWith([]),
+      links: { statuses: () => [] },
+      peers: { named: () => undefined, statuses: () => [] },
+    })
+    metrics.observeRequest({ listener: 'sae', method: 'GET', status: 200 })
+    metrics.observeRequest({ listener: 'sae', method: 'GET', status: 200 })
+    metrics.observeRequest({ listener: 'sae', method: 'FOO', status: 405 })
+    metrics.observeRequest({ listener: 'sae', method: 'BAR', status: 405 })
+    metrics.addKeysIssued(3)
+    metrics.addKeysDelivered(2)
+    metrics.addKeysBurnt(1)
+    metrics.addKeysExpired(4)
+    const text = await metrics.text()
+    expect(text).toContain('kme_requests_total{listener="sae",method="GET",status="200"} 2')
+    expect(text).toContain('kme_requests_total{listener="sae",method="other",status="405"} 2')
+    expect(text).toMatch(/^kme_keys_issued_total 3$/m)
+    expect(text).toMatch(/^kme_keys_delivered_total 2$/m)
+    expect(text).toMatch(/^kme_keys_burnt_total 1$/m)
+    expect(text).toMatch(/^kme_keys_expired_total 4$/m)
+  })
+})
