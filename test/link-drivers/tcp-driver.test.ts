@@ -1,4 +1,4 @@
-import { afterEach, beforeEach, describe, expect, it } from '@jest/globals'
+import { afterEach, beforeEach, describe, expect, it, jest } from '@jest/globals'
 import { PassThrough } from 'node:stream'
 import type { Duplex } from 'node:stream'
 import { systemClock } from '../../src/kernel/clock.ts'
@@ -6,6 +6,7 @@ import type { Clock } from '../../src/kernel/clock.ts'
 import type { LinkId } from '../../src/kernel/identifiers.ts'
 import { systemRandom } from '../../src/kernel/random.ts'
 import type { Random } from '../../src/kernel/random.ts'
+import { SecretBytes } from '../../src/kernel/secret-bytes.ts'
 import { encodeFrame } from '../../src/link/drivers/frame-codec.ts'
 import { createTcpDriver } from '../../src/link/drivers/tcp-driver.ts'
 import type { TcpDriverOptions } from '../../src/link/drivers/tcp-driver.ts'
@@ -25,6 +26,7 @@ describe('tcp driver, against a device whose frames are written by hand', () => 
     cleanUps.push(() => device.stop())
   })
   afterEach(async () => {
+    jest.restoreAllMocks()
     for (const cleanUp of cleanUps.splice(0).reverse()) await cleanUp()
   })
 
@@ -214,14 +216,37 @@ describe('tcp driver, against a device whose frames are written by hand', () => 
     expect(reader.events).toEqual([{ kind: 'connected' }])
   })
 
-  it('zeroes the blocks that were waiting when it is stopped', async () => {
+  it('zeroes the blocks that were waiting when it is stopped, and not the one it delivered', async () => {
+    const take = jest.spyOn(SecretBytes, 'take')
     const { reader, first, connection } = await connected(driverWith())
     connection.send(hello('run-1'))
     for (const sequence of [1, 2, 3]) connection.send(block(sequence))
     const delivered = await first
+    await eventually('three blocks are received', () => take.mock.results.length === 3)
+    const keys = take.mock.results.map((result) => result.value as SecretBytes)
     await reader.stop()
     expect(describeBlock(delivered).key).toBe('01'.repeat(32))
-    expect((await Promise.allSettled([reader.next()]))[0].status).toBe('rejected')
+    expect(keys).toHaveLength(3)
+    for (const waiting of keys.slice(1)) expect(() => waiting.use(() => {})).toThrow('wiped')
+  })
+
+  it('zeroes what it has of a block when the device is cut off in the middle of it', async () => {
+    const { reader, first, connection } = await connected(driverWith())
+    connection.send(hello('run-1'))
+    await connection.expectFrame('credit')
+    const bytes = encodeFrame(block(1))
+    const allocate = jest.spyOn(Buffer, 'allocUnsafeSlow')
+    connection.socket.end(bytes.subarray(0, 60))
+    await eventually('the cut is noticed', () => reasons(reader, 'disconnected').length === 1)
+    const partly = allocate.mock.results
+      .map((result) => result.value as Buffer)
+      .find(({ length }) => length === bytes.length - 10)
+    expect(partly).toEqual(Buffer.alloc(bytes.length - 10))
+    const again = await device.nextConnection()
+    again.send(hello('run-1', 2))
+    again.send(block(1))
+    expect((await first).deviceBlock).toBe('block-1')
+    expect(reasons(reader, 'rejected')).toEqual([])
   })
 
   it('refuses two readings at a time', async () => {
