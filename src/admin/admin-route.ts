@@ -1,5 +1,4 @@
 /** What one operation of the admin API is. Operations know no HTTP library: routes.ts authenticates, checks and answers. */
-import type { z } from 'zod'
 import { BadRequest } from '../kernel/errors.ts'
 import type { Admin, AdminScope } from './admin.ts'
 
@@ -30,16 +29,21 @@ export interface AdminRoute {
 /** How the audit log names the admin. */
 export const actorOf = (admin: Admin): string => `admin:${admin.subject}`
 
-/** @throws BadRequest naming the members that are missing, wrong or unknown, never their values. */
-export const checked = <T>(schema: z.ZodType<T>, value: unknown): T => {
-  const parsed = schema.safeParse(value)
-  if (parsed.success) return parsed.data
-  throw new BadRequest(
-    parsed.error.issues.map((issue): Record<string, string> =>
-      // The name of an unknown member is the caller's text as well.
-      issue.code === 'unrecognized_keys'
-        ? { problem: 'unknown member' }
-        : { problem: `${issue.path.join('.')}: missing or not valid` },
-    ),
-  )
+/** Reads exactly these members of a body; each reader answers undefined for a value it does not take, a missing one included.
+ *  @throws BadRequest naming the members that are missing or wrong, never their values. */
+export const readMembers = <T extends object>(
+  body: Readonly<Record<string, unknown>>,
+  readers: { readonly [Name in keyof T & string]: (value: unknown) => T[Name] | undefined },
+): T => {
+  const problems: Record<string, string>[] = []
+  // The name of an unknown member is the caller's text as well, so it is not shown.
+  if (Object.keys(body).some((name) => !Object.hasOwn(readers, name))) problems.push({ problem: 'unknown member' })
+  const members: Partial<T> = {}
+  for (const name of Object.keys(readers) as (keyof T & string)[]) {
+    const value = readers[name](body[name])
+    if (value === undefined) problems.push({ problem: `${name}: missing or not valid` })
+    else members[name] = value
+  }
+  if (problems.length > 0) throw new BadRequest(problems)
+  return members as T
 }

@@ -1,27 +1,17 @@
 /** Operations on SAEs: which exist, which are let in, who may share keys with whom. The directory writes the audit record
  *  of a change in the change's own transaction. */
-import { z } from 'zod'
 import type { RegisteredSae, SaeDirectory } from '../delivery/delivery.ts'
 import type { components } from '../generated/admin.ts'
 import { BadRequest, NotFound } from '../kernel/errors.ts'
 import { parseKmeId, parseSaeId, type KmeId, type SaeId } from '../kernel/identifiers.ts'
-import { actorOf, checked, type AdminRequest, type AdminRoute } from './admin-route.ts'
+import { actorOf, readMembers, type AdminRequest, type AdminRoute } from './admin-route.ts'
 
 type Sae = components['schemas']['Sae']
 type Pair = components['schemas']['Pair']
 
-const identifier = <T extends string>(parse: (text: string) => T | undefined) =>
-  z.string().transform((text, context): T => {
-    const id = parse(text)
-    if (id !== undefined) return id
-    context.addIssue({ code: 'custom', message: 'not an identifier' })
-    return z.NEVER
-  })
-const saeId = identifier<SaeId>(parseSaeId)
-const kmeId = identifier<KmeId>(parseKmeId)
-const newSae = z.strictObject({ saeId, kmeId })
-const pair = z.strictObject({ one: saeId, other: saeId, allowed: z.boolean() })
-const nothing = z.strictObject({})
+const saeId = (value: unknown): SaeId | undefined => (typeof value === 'string' ? parseSaeId(value) : undefined)
+const kmeId = (value: unknown): KmeId | undefined => (typeof value === 'string' ? parseKmeId(value) : undefined)
+const boolean = (value: unknown): boolean | undefined => (typeof value === 'boolean' ? value : undefined)
 
 export const manageSaesRoutes = ({ saes }: { readonly saes: SaeDirectory }): AdminRoute[] => [
   {
@@ -35,7 +25,7 @@ export const manageSaesRoutes = ({ saes }: { readonly saes: SaeDirectory }): Adm
     path: '/api/v1/saes',
     scope: 'sae:write',
     handle: async ({ admin, body }) => {
-      const sae = checked(newSae, body)
+      const sae = readMembers<{ saeId: SaeId; kmeId: KmeId }>(body, { saeId, kmeId })
       await saes.register(sae, actorOf(admin))
       return { json: show(saes, sae.saeId), status: 201 }
     },
@@ -57,7 +47,11 @@ export const manageSaesRoutes = ({ saes }: { readonly saes: SaeDirectory }): Adm
     path: '/api/v1/pairs',
     scope: 'sae:write',
     handle: async ({ admin, body }) => {
-      const { one, other, allowed } = checked(pair, body)
+      const { one, other, allowed } = readMembers<{ one: SaeId; other: SaeId; allowed: boolean }>(body, {
+        one: saeId,
+        other: saeId,
+        allowed: boolean,
+      })
       if (one === other) throw new BadRequest([{ problem: 'other: the same SAE as one' }])
       await saes.setPair(one, other, allowed, actorOf(admin))
       const json: Pair = { one, other, allowed }
@@ -71,7 +65,7 @@ const setEnabled = async (
   { admin, body, pathParameter }: AdminRequest,
   enabled: boolean,
 ): Promise<{ json: Sae }> => {
-  checked(nothing, body)
+  readMembers(body, {})
   const id = parseSaeId(pathParameter)
   if (id === undefined) throw new BadRequest([{ problem: 'saeId: not an SAE ID' }])
   await saes.setEnabled(id, enabled, actorOf(admin))

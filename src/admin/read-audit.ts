@@ -1,49 +1,28 @@
 /** Operation that reads the audit log page by page, newest first. */
-import { z } from 'zod'
-import type { AuditLog } from '../audit/audit.ts'
+import type { AuditLog, AuditQuery } from '../audit/audit.ts'
 import type { components } from '../generated/admin.ts'
-import { checked, type AdminRoute } from './admin-route.ts'
+import { BadRequest } from '../kernel/errors.ts'
+import type { AdminRoute } from './admin-route.ts'
 
 type Page = components['schemas']['AuditPage']
 
 const DEFAULT_LIMIT = 100
 
-const query = z.strictObject({
-  before: z
-    .string()
-    .regex(/^[0-9]{1,18}$/)
-    .optional(),
-  event: z
-    .string()
-    .max(64)
-    .regex(/^[a-z]+[.][a-z]+$/)
-    .optional(),
-  actor: z
-    .string()
-    .regex(/^[A-Za-z0-9._~:@!$'()*+/-]{1,128}$/)
-    .optional(),
-  limit: z
-    .string()
-    .regex(/^[1-9][0-9]{0,3}$/)
-    .transform(Number)
-    .pipe(z.int().max(1000))
-    .optional(),
-})
+const patterns = {
+  before: /^[0-9]{1,18}$/,
+  event: /^(?=.{1,64}$)[a-z]+[.][a-z]+$/,
+  actor: /^[A-Za-z0-9._~:@!$'()*+/-]{1,128}$/,
+  limit: /^([1-9][0-9]{0,2}|1000)$/,
+}
 
 export const readAuditRoutes = ({ audit }: { readonly audit: AuditLog }): AdminRoute[] => [
   {
     method: 'get',
     path: '/api/v1/audit',
     scope: 'audit:read',
-    query: ['before', 'event', 'actor', 'limit'],
-    handle: async (request) => {
-      const { before, event, actor, limit = DEFAULT_LIMIT } = checked(query, Object.fromEntries(request.query))
-      const page = await audit.page({
-        limit,
-        ...(before !== undefined && { before }),
-        ...(event !== undefined && { event }),
-        ...(actor !== undefined && { actor }),
-      })
+    query: Object.keys(patterns),
+    handle: async ({ query }) => {
+      const page = await audit.page(readQuery(query))
       const json: Page = {
         records: page.records.map((record) => ({
           seq: record.seq,
@@ -59,3 +38,20 @@ export const readAuditRoutes = ({ audit }: { readonly audit: AuditLog }): AdminR
     },
   },
 ]
+
+const readQuery = (query: ReadonlyMap<string, string>): AuditQuery => {
+  const read = (name: keyof typeof patterns): string | undefined => {
+    const text = query.get(name)
+    if (text === undefined || patterns[name].test(text)) return text
+    throw new BadRequest([{ problem: `${name}: not valid` }])
+  }
+  const before = read('before')
+  const event = read('event')
+  const actor = read('actor')
+  return {
+    limit: Number(read('limit') ?? DEFAULT_LIMIT),
+    ...(before !== undefined && { before }),
+    ...(event !== undefined && { event }),
+    ...(actor !== undefined && { actor }),
+  }
+}

@@ -348,7 +348,7 @@ export interface components {
             mine: components["schemas"]["Count"];
             /** @description Keys the other KME may issue, as far as this KME knows */
             theirs: components["schemas"]["Count"];
-            /** @description What a master SAE could get here now, loans from the other KME included; never above max */
+            /** @description What a master SAE could get here now, loans from the other KME included; never above max, and 0 while the other KME does not answer */
             deliverable: components["schemas"]["Count"];
             max: components["schemas"]["Count"];
         };

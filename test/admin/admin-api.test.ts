@@ -47,17 +47,26 @@ describe('GET /api/v1/kme', () => {
 })
 
 describe('pools', () => {
-  it('count what the other end would lend as deliverable, up to the maximum', async () => {
+  it('count what the other end would lend as deliverable, up to the maximum, and nothing while it is away', async () => {
+    const peer = { url: 'https://b', available: true, lastAnswerAgeMs: 5, failuresInARow: 0 }
     const world = await createAdminWorld({
       pools: [
         { peerKmeId: kmeId('kme-b'), mine: 100, theirs: 164 },
         { peerKmeId: kmeId('kme-c'), mine: 10, theirs: 40 },
         { peerKmeId: kmeId('site/d'), mine: 900, theirs: 900 },
+        { peerKmeId: kmeId('kme-e'), mine: 50, theirs: 500 },
+        { peerKmeId: kmeId('kme-a'), mine: 20, theirs: 500 },
+      ],
+      peers: [
+        { ...peer, kmeId: kmeId('kme-b') },
+        { ...peer, kmeId: kmeId('kme-c') },
+        { ...peer, kmeId: kmeId('site/d') },
+        { ...peer, kmeId: kmeId('kme-e'), available: false },
       ],
     })
     const token = await world.token(['pool:read'])
     const { body } = await world.call('get', '/api/v1/pools', { token })
-    expect(body.pools.map((pool: { deliverable: number }) => pool.deliverable)).toEqual([200, 10, 1000])
+    expect(body).toMatchObject({ pools: [200, 10, 1000, 0, 20].map((deliverable) => ({ deliverable })) })
     expect((await world.call('get', '/api/v1/pools/kme-c', { token })).body).toEqual({
       kmeId: 'kme-c',
       keySizeBits: 256,
@@ -66,7 +75,7 @@ describe('pools', () => {
       deliverable: 10,
       max: 1000,
     })
-    expect((await world.call('get', '/api/v1/pools/site%2Fd', { token })).body.mine).toBe(900)
+    expect((await world.call('get', '/api/v1/pools/site%2Fd', { token })).body).toMatchObject({ mine: 900 })
     expect((await world.call('get', '/api/v1/pools/kme-x', { token })).status).toBe(404)
   })
 })
@@ -91,23 +100,25 @@ describe('links and peers', () => {
       ],
     })
     const token = await world.token()
-    expect((await world.call('get', '/api/v1/links', { token })).body.links).toEqual([
-      {
-        linkId: 'a-b',
-        peerKmeId: 'kme-b',
-        driver: 'tcp',
-        state: 'down',
-        reason: 'connection refused',
-        qber: null,
-        keyRateBps: 0,
-        blocksAgreed: 0,
-        blocksRejected: 0,
-        newestBlockAgeMs: null,
-      },
-    ])
-    expect((await world.call('get', '/api/v1/peers', { token })).body.peers).toEqual([
-      { kmeId: 'kme-b', url: 'https://b:1', available: false, lastAnswerAgeMs: null, failuresInARow: 4 },
-    ])
+    expect((await world.call('get', '/api/v1/links', { token })).body).toEqual({
+      links: [
+        {
+          linkId: 'a-b',
+          peerKmeId: 'kme-b',
+          driver: 'tcp',
+          state: 'down',
+          reason: 'connection refused',
+          qber: null,
+          keyRateBps: 0,
+          blocksAgreed: 0,
+          blocksRejected: 0,
+          newestBlockAgeMs: null,
+        },
+      ],
+    })
+    expect((await world.call('get', '/api/v1/peers', { token })).body).toEqual({
+      peers: [{ kmeId: 'kme-b', url: 'https://b:1', available: false, lastAnswerAgeMs: null, failuresInARow: 4 }],
+    })
   })
 })
 
@@ -127,12 +138,14 @@ describe('SAEs', () => {
       enabled: false,
       sharesWith: ['alice'],
     })
-    expect((await post('/api/v1/saes/site%2Fbob/enable', {})).body.enabled).toBe(true)
+    expect((await post('/api/v1/saes/site%2Fbob/enable', {})).body).toMatchObject({ enabled: true })
     await post('/api/v1/pairs', { ...pair, allowed: false })
-    expect((await world.call('get', '/api/v1/saes', { token })).body.saes).toEqual([
-      { saeId: 'alice', kmeId: 'kme-a', enabled: true, sharesWith: [] },
-      { saeId: 'site/bob', kmeId: 'kme-b', enabled: true, sharesWith: [] },
-    ])
+    expect((await world.call('get', '/api/v1/saes', { token })).body).toEqual({
+      saes: [
+        { saeId: 'alice', kmeId: 'kme-a', enabled: true, sharesWith: [] },
+        { saeId: 'site/bob', kmeId: 'kme-b', enabled: true, sharesWith: [] },
+      ],
+    })
     expect(world.changes).toEqual([
       'admin:erika register alice@kme-a',
       'admin:erika register site/bob@kme-b',
@@ -188,15 +201,17 @@ describe('certificates', () => {
       ],
     })
     const { body } = await world.call('get', '/api/v1/certificates', { token: await world.token(['certificate:read']) })
-    expect(body.certificates).toMatchObject([
-      { usedFor: 'saeApi.tls.certificate', role: 'own', daysLeft: 2, revocationListNextUpdate: null },
-      {
-        usedFor: 'saeApi.tls.clientCa',
-        role: 'trust-anchor',
-        daysLeft: -1,
-        revocationListNextUpdate: '2030-01-02T12:00:00.000Z',
-      },
-    ])
+    expect(body).toMatchObject({
+      certificates: [
+        { usedFor: 'saeApi.tls.certificate', role: 'own', daysLeft: 2, revocationListNextUpdate: null },
+        {
+          usedFor: 'saeApi.tls.clientCa',
+          role: 'trust-anchor',
+          daysLeft: -1,
+          revocationListNextUpdate: '2030-01-02T12:00:00.000Z',
+        },
+      ],
+    })
   })
 })
 

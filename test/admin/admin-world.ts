@@ -18,7 +18,7 @@ import { createLogger } from '../../src/kernel/log.ts'
 import { systemRandom } from '../../src/kernel/random.ts'
 import type { KeyPool, PoolLevel } from '../../src/key-pool/key-pool.ts'
 import type { LinkStatus } from '../../src/link/link.ts'
-import type { PeerStatus } from '../../src/peer/peer.ts'
+import type { PeerKme, PeerStatus } from '../../src/peer/peer.ts'
 import { createContract } from '../openapi/contract.ts'
 
 export const contract = createContract('openapi/admin.yaml')
@@ -72,6 +72,21 @@ export const poolsWith = (levels: readonly PoolLevel[]): KeyPool => ({
   rebuild: () => Promise.resolve(),
 })
 
+/** Only whether it is available matters to the admin API. */
+const fakePeer = (status: PeerStatus | undefined): PeerKme | undefined => {
+  const uncalled = (): Promise<never> => Promise.reject(new Error('the admin API calls no peer'))
+  return (
+    status && {
+      kmeId: status.kmeId,
+      available: () => status.available,
+      assign: uncalled,
+      abort: uncalled,
+      confirmBlock: uncalled,
+      requestLoan: uncalled,
+    }
+  )
+}
+
 const fakeSaes = (changes: string[]): SaeDirectory => {
   const saes = new Map<SaeId, RegisteredSae>()
   const known = (id: SaeId): RegisteredSae => {
@@ -113,7 +128,7 @@ export interface Answer {
   readonly contentType: string
   readonly headers: Readonly<Record<string, string>>
   /** Parsed and checked. */
-  readonly body: any
+  readonly body: unknown
 }
 
 export interface CallOptions {
@@ -136,7 +151,7 @@ export const call = async (
   const response = await (options.body === undefined
     ? sent
     : sent.set('Content-Type', 'application/json').send(JSON.stringify(options.body)))
-  const contentType = String(response.headers['content-type'] ?? '')
+  const contentType = response.headers['content-type'] ?? ''
   const body = contract.checkResponse(method.toUpperCase(), url, response.status, contentType, response.text ?? '')
   return { status: response.status, contentType, headers: response.headers, body }
 }
@@ -192,7 +207,7 @@ export const createAdminWorld = async (options: WorldOptions = {}): Promise<Admi
     pools: poolsWith(options.pools ?? []),
     limits,
     links: { statuses: () => options.links ?? [] },
-    peers: { statuses: () => options.peers ?? [], named: () => undefined },
+    peers: { statuses: () => options.peers ?? [], named: (id) => fakePeer(options.peers?.find((peer) => peer.kmeId === id)) },
     saes: fakeSaes(changes),
     certificates: () => options.certificates ?? [],
     readiness: createReadiness({ probes: options.probes ?? [{ name: 'database', check: () => true }], clock }),

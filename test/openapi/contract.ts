@@ -75,7 +75,7 @@ export const createContract = (file: string): Contract => {
   const addFormats = addFormatsModule as unknown as (target: Ajv2020) => void
   addFormats(ajv)
   ajv.addVocabulary(['openapi', 'info', 'servers', 'security', 'tags', 'paths', 'components'])
-  ajv.addSchema(document as object, 'document')
+  ajv.addSchema(document, 'document')
 
   const validators = new Map<string, ValidateFunction>()
   const validatorAt = (steps: readonly string[]): ValidateFunction => {
@@ -134,10 +134,10 @@ export const createContract = (file: string): Contract => {
       return resolve(response, steps)
     }
     const [name, only] = onPath(url).length > 0 ? ['MethodNotAllowed', 405] : ['NotFound', 404]
-    const response = document.components.responses?.[name as string]
+    const response = document.components.responses?.[name]
     if (status !== only || response === undefined)
       throw new Error(`the document has no ${method} ${pathOf(url)}, so only ${only} may answer it, not ${status}`)
-    return [response, ['components', 'responses', name as string]]
+    return [response, ['components', 'responses', name]]
   }
 
   const check = (validate: ValidateFunction, value: unknown, what: string): void => {
