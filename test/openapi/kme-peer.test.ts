@@ -1,0 +1,60 @@
+/** The document of the peer API and the code that writes its JSON say the same. */
+import { describe, expect, it } from '@jest/globals'
+import { parseAssignmentId, parseBlockId, parseKeyId, parseLinkId, parseSaeId } from '../../src/kernel/identifiers.ts'
+import { peerPaths, writeAssignmentAnswer, writeBlockAnswer, writeOffer, writeProposal } from '../../src/peer/wire.ts'
+import { createContract } from './contract.ts'
+
+const contract = createContract('openapi/kme-peer.yaml')
+const UUID = '3f0c1c2e-8f4d-4d8e-9a51-0f2a6f4b7c11'
+const tag = Buffer.alloc(32, 7)
+const offer = {
+  assignment: {
+    aid: parseAssignmentId(UUID)!,
+    masterSaeId: parseSaeId('alice')!,
+    slaveSaeIds: [parseSaeId('bob')!],
+    sizeBits: 256,
+    keyIds: [parseKeyId(UUID)!],
+    units: [{ blockId: parseBlockId(UUID)!, units: [0, 2] }],
+    ttlS: 60,
+  },
+  commitment: tag,
+}
+const ask = (path: string, body: object): void => contract.checkRequest('POST', path, 'application/json', JSON.stringify(body))
+const answer = (path: string, body: object): unknown =>
+  contract.checkResponse('POST', path, 200, 'application/json', JSON.stringify(body))
+
+describe('the peer API', () => {
+  it('documents the paths the code uses', () => {
+    expect(new Set(contract.operations.map(({ template }) => template))).toEqual(new Set(Object.values(peerPaths)))
+  })
+
+  it('allows what the code writes', () => {
+    ask(peerPaths.assignments, { calls: [writeOffer(offer)] })
+    ask(peerPaths.aborts, { calls: [{ aid: UUID }] })
+    ask(peerPaths.blocks, { calls: [writeProposal({ linkId: parseLinkId('a-b')!, blockId: parseBlockId(UUID)!, tag })] })
+    ask(peerPaths.loans, { loanId: UUID, unitCount: 64 })
+    answer(peerPaths.assignments, {
+      answers: [
+        writeAssignmentAnswer({ outcome: 'held', confirmation: tag }),
+        writeAssignmentAnswer({ outcome: 'refused', reason: 'pair-not-permitted' }),
+      ],
+    })
+    answer(peerPaths.blocks, {
+      answers: [writeBlockAnswer({ outcome: 'agreed', tag }), writeBlockAnswer({ outcome: 'different' })],
+    })
+  })
+
+  it.each<[string, () => unknown]>([
+    ['an assignment without units', () => ask(peerPaths.assignments, { calls: [{ ...writeOffer(offer), units: [] }] })],
+    ['no call', () => ask(peerPaths.aborts, { calls: [] })],
+    ['a loan of nothing', () => ask(peerPaths.loans, { loanId: UUID, unitCount: 0 })],
+    ['a refusal without reason', () => answer(peerPaths.assignments, { answers: [{ outcome: 'refused' }] })],
+    [
+      'key bytes in an answer',
+      () => answer(peerPaths.assignments, { answers: [{ outcome: 'held', confirmation: tag.toString('base64'), key: 'AAAA' }] }),
+    ],
+    ['agreement without proof', () => answer(peerPaths.blocks, { answers: [{ outcome: 'agreed' }] })],
+  ])('refuses %s', (_, check) => {
+    expect(check).toThrow()
+  })
+})
