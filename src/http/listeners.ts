@@ -243,8 +243,11 @@ export const startListener = async (options: ListenerOptions): Promise<Listener>
         for (const response of running.keys()) response.shouldKeepAlive = false
       }
       await clock.sleep(graceMs, graceOver.signal)
+      const gone = [...connections.values()].map(({ socket }) => new Promise((resolve) => socket.once('close', resolve)))
+      for (const { socket } of connections.values()) socket.destroy()
+      // Those still in their handshake.
       for (const socket of rawSockets) socket.destroy()
-      await closed
+      await Promise.all([closed, ...gone])
     },
   }
 }

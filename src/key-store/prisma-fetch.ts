@@ -2,7 +2,7 @@
  *  The decision is made on what was read; the commit holds only if nothing changed since, else it is made again. */
 import { auditColumns, type AuditEvent } from '../audit/audit.ts'
 import { repeatOnContention, sqlState } from '../database/database.ts'
-import { createGroupCommit } from '../database/group-commit.ts'
+import { createBatching } from '../kernel/batching.ts'
 import { KeyNotFound, Unauthorized, Unavailable } from '../kernel/errors.ts'
 import type { AssignmentId, KeyId, SaeId } from '../kernel/identifiers.ts'
 import { SecretBytes } from '../kernel/secret-bytes.ts'
@@ -138,11 +138,11 @@ export const fetchMethods = (parts: BlockParts): Pick<KeyStore, 'fetch'> => {
     )
   }
 
-  const serveTogether = createGroupCommit<FetchRequest, FetchedKeys | Error>({
+  const serveTogether = createBatching<FetchRequest, FetchedKeys | Error>({
     itemsMax: 128,
     lanes: 1,
     separable: () => false,
-    commit: async (requests) => {
+    work: async (requests) => {
       for (let attempt = 1; ; attempt += 1) {
         try {
           return await serve(requests)

@@ -1,7 +1,7 @@
 /** The holding KME's side: keys another KME assigned are kept for the slave SAEs here, or voided for ever. */
 import { auditColumns, type AuditEvent } from '../audit/audit.ts'
 import { repeatOnContention, sqlState, violatedConstraint } from '../database/database.ts'
-import { createGroupCommit } from '../database/group-commit.ts'
+import { createBatching } from '../kernel/batching.ts'
 import type { AssignmentId, BlockId, KmeId } from '../kernel/identifiers.ts'
 import { assignmentTag } from './commitment.ts'
 import type { Assignment, HoldAnswer, KeyStore, UnitRun } from './key-store.ts'
@@ -33,11 +33,11 @@ SELECT must((SELECT count(*) FROM taken) = cardinality($1::uuid[]), 'hold')`
 export const holdMethods = (parts: BlockParts): Pick<KeyStore, 'hold' | 'voidAssignment'> => {
   const { database, reader, unitSizeBits } = parts
 
-  const holdTogether = createGroupCommit<HoldRequest, undefined>({
+  const holdTogether = createBatching<HoldRequest, undefined>({
     itemsMax: 128,
     lanes: 1,
     separable,
-    commit: async (requests) => {
+    work: async (requests) => {
       const assignments = requests.map((request) => request.assignment)
       const blocks = await reader.open(blockIdsOf(assignments))
       const peerOfBlock = new Map<BlockId, KmeId>()

@@ -1,7 +1,7 @@
 /** The issuing KME's side of a key's life: AVAILABLE -> RESERVED -> ISSUED, and the only two ways back. */
 import { auditColumns, type AuditEvent } from '../audit/audit.ts'
 import { outcomeUnknown, repeatOnContention, sqlState, violatedConstraint } from '../database/database.ts'
-import { createGroupCommit } from '../database/group-commit.ts'
+import { createBatching } from '../kernel/batching.ts'
 import { Conflict } from '../kernel/errors.ts'
 import type { AssignmentId, BlockId, KeyId, KmeId, SaeId } from '../kernel/identifiers.ts'
 import { assignmentTag } from './commitment.ts'
@@ -172,11 +172,11 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
     })
   }
 
-  const claimTogether = createGroupCommit<ClaimRequest, KeyMaterial | Error>({
+  const claimTogether = createBatching<ClaimRequest, KeyMaterial | Error>({
     itemsMax: 128,
     lanes: 1,
     separable,
-    commit: async (requests) => {
+    work: async (requests) => {
       const assignments = requests.map((request) => request.assignment)
       const blocks = await reader.open(blockIdsOf(assignments))
       const { blockIds, masks } = masksOf(assignments.flatMap((assignment) => assignment.units), unitCountIn(blocks))
@@ -196,11 +196,11 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
     },
   })
 
-  const issueTogether = createGroupCommit<Issue, undefined>({
+  const issueTogether = createBatching<Issue, undefined>({
     itemsMax: 128,
     lanes: 1,
     separable,
-    commit: async (issues) => {
+    work: async (issues) => {
       const assignments = issues.map((issue) => issue.assignment)
       // Units of a request that may be repeated are needed until its retry window closes.
       const finished = issues.filter((issue) => issue.requestId === undefined).map((issue) => issue.assignment)
@@ -229,11 +229,11 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
     },
   })
 
-  const issueLocallyTogether = createGroupCommit<Issue, KeyMaterial | Error>({
+  const issueLocallyTogether = createBatching<Issue, KeyMaterial | Error>({
     itemsMax: 128,
     lanes: 1,
     separable,
-    commit: async (issues) => {
+    work: async (issues) => {
       const assignments = issues.map((issue) => issue.assignment)
       const blocks = await reader.open(blockIdsOf(assignments))
       const { blockIds, masks } = masksOf(assignments.flatMap((assignment) => assignment.units), unitCountIn(blocks))

@@ -1,0 +1,26 @@
+/** The `kme` command line: one group of commands per file. A mistake ends with one clear line and exit status 1. */
+import { Command } from 'commander'
+import { systemClock } from '../kernel/clock.ts'
+import { systemRandom } from '../kernel/random.ts'
+import { addAdminCommands } from './admin-commands.ts'
+import { addDeviceEmulatorCommand } from './device-emulator-command.ts'
+import { addPkiCommands } from './pki-commands.ts'
+import { addStartCommand, readVersion } from './start-command.ts'
+
+const program = new Command('kme')
+  .description('Key Management Entity for quantum key distribution networks (ETSI GS QKD 014)')
+  .version(readVersion())
+  .showHelpAfterError('(kme --help shows what there is)')
+
+addStartCommand(program)
+addDeviceEmulatorCommand(program)
+addPkiCommands(program, { clock: systemClock, random: systemRandom, print: (text) => console.log(text) })
+addAdminCommands(program)
+
+try {
+  await program.parseAsync()
+} catch (error) {
+  console.error(error instanceof Error ? error.message : String(error))
+  if (process.env['KME_TRACE'] !== undefined) console.error(error)
+  process.exitCode = 1
+}

@@ -1,0 +1,353 @@
+/** The composition root: the only file that builds concrete classes and joins slices. Read it from top to bottom to see
+ *  what a KME is made of. */
+import { readFileSync } from 'node:fs'
+import { createMetrics } from './admin/metrics.ts'
+import { createReadiness } from './admin/readiness.ts'
+import { createTokenVerifier } from './admin/admin-token.ts'
+import type { InstalledCertificate } from './admin/admin.ts'
+import { mountAdminApi } from './admin/routes.ts'
+import { createAuditLog } from './audit/prisma-audit-log.ts'
+import type { Config } from './config/config.ts'
+import { openKeyring } from './custody/prisma-keyring.ts'
+import { openDatabase } from './database/database.ts'
+import { applyMigrations } from './database/migrate.ts'
+import { makeAcceptAssignment } from './delivery/accept-assignment.ts'
+import type { DeliveryLimits } from './delivery/delivery.ts'
+import { makeGetKeyWithKeyIds } from './delivery/get-key-with-key-ids.ts'
+import { makeGetKey } from './delivery/get-key.ts'
+import { deliverableKeys, makeGetStatus } from './delivery/get-status.ts'
+import { mountDeliveryPeerApi } from './delivery/peer-routes.ts'
+import { createSaeDirectory } from './delivery/prisma-sae-directory.ts'
+import { mountDeliveryApi } from './delivery/routes.ts'
+import { createSettlement } from './delivery/settle-reservations.ts'
+import { createApiApp } from './http/api-app.ts'
+import { requireKme, requireSae } from './http/caller.ts'
+import { bearerChallenge } from './http/error-response.ts'
+import { startListener, type Listener } from './http/listeners.ts'
+import { createRequestLog, type RequestLog } from './http/request-log.ts'
+import { systemClock, type Clock } from './kernel/clock.ts'
+import type { KmeId } from './kernel/identifiers.ts'
+import type { Logger } from './kernel/log.ts'
+import { systemRandom, type Random } from './kernel/random.ts'
+import type { SecretBytes } from './kernel/secret-bytes.ts'
+import { createMemoryKeyPool } from './key-pool/memory-key-pool.ts'
+import { createKeyStore } from './key-store/prisma-key-store.ts'
+import { createDriver } from './link/driver-catalog.ts'
+import { fillLocalPool } from './link/fill-local-pool.ts'
+import { createLending } from './link/lend-units.ts'
+import { createLinkDirectory } from './link/link-directory.ts'
+import { mountLinkPeerApi } from './link/peer-routes.ts'
+import { superviseLink } from './link/supervise-link.ts'
+import { createMtlsPeer } from './peer/mtls-peer.ts'
+import { createPeerDirectory } from './peer/peer-directory.ts'
+import { mountHello } from './peer/routes.ts'
+import { describeCertificate } from './pki/certificate-facts.ts'
+import { openInstalledFiles } from './pki/installed-files.ts'
+import { PEER_BODY_BYTES_MAX } from './peer/wire.ts'
+
+export interface ComposeOptions {
+  readonly config: Config
+  readonly databaseUrl: string
+  /** Used once; the caller wipes it. */
+  readonly passphrase: SecretBytes
+  readonly version: string
+  readonly log: Logger
+  readonly clock?: Clock
+  readonly random?: Random
+}
+
+export interface Kme {
+  readonly kmeId: KmeId
+  /** The ports the listeners really have. */
+  readonly ports: { readonly sae: number; readonly peer: number; readonly admin: number }
+  /** Stops in reverse order of starting: listeners first, so that running requests can finish. */
+  stop(): Promise<void>
+}
+
+const EXPIRE_INTERVAL_MS = 5000
+const STOP_GRACE_MS = 5000
+
+export const compose = async (options: ComposeOptions): Promise<Kme> => {
+  const { config, log, version } = options
+  const clock = options.clock ?? systemClock
+  const random = options.random ?? systemRandom
+  const kmeId = config.kme.id
+  const startedAtMs = clock.nowMs()
+  const running = new AbortController()
+  const loops: Promise<void>[] = []
+  const cleanUp = new AsyncDisposableStack()
+
+  try {
+    // What is stored
+    await applyMigrations(options.databaseUrl)
+    const database = cleanUp.use(
+      openDatabase({
+        url: options.databaseUrl,
+        connections: config.database.connections,
+        onError: (error) => log.warn({ error }, 'a database connection was lost'),
+      }),
+    )
+    const keyring = cleanUp.use(
+      await openKeyring({ database, random, kmeId, passphrase: options.passphrase, ...config.custody }),
+    )
+    const audit = createAuditLog(database)
+    const unitSizeBits = config.keys.sizeBits
+    const store = cleanUp.use(
+      createKeyStore({ database, keyring, kmeId, unitSizeBits, retryWindowS: config.keys.retryWindowS, processId: random.uuid() }),
+    )
+    const saes = createSaeDirectory({ database, audit, clock, log: log.slice('delivery') })
+    await saes.seed(config.saes)
+    const pool = createMemoryKeyPool()
+    await pool.rebuild(store.availableUnits())
+
+    // Certificates
+    const { saeApi, peerApi, adminApi } = config
+    const pkiParts = { clock, log: log.slice('pki') }
+    const saeFiles = openInstalledFiles({ ...saeApi.tls, ca: saeApi.tls.clientCa, crl: saeApi.tls.clientCrl }, pkiParts)
+    const peerFiles = openInstalledFiles(peerApi.tls, pkiParts)
+    const adminFiles = openInstalledFiles(adminApi.tls, pkiParts)
+
+    // Other KMEs and links to them
+    const peerTls = () => {
+      const { certificatePem, privateKeyPem, caPem } = peerFiles.current()
+      return { certificatePem, privateKeyPem, caPem: caPem ?? '' }
+    }
+    const peers = cleanUp.use(
+      createPeerDirectory(
+        config.peers.map(({ id, url, deadlineMs }) =>
+          createMtlsPeer({ kmeId: id, url, deadlineMs, unitSizeBits, tls: peerTls(), clock, log: log.slice('peer') }),
+        ),
+      ),
+    )
+    const linkParts = { kmeId, store, pool, peers, unitSizeBits, clock, random, log: log.slice('link') }
+    const links = createLinkDirectory(
+      config.links.map((link) =>
+        superviseLink({
+          ...linkParts,
+          linkId: link.id,
+          peerKmeId: link.peer,
+          driverName: link.driver,
+          driver: createDriver(link, { clock, random }),
+          maxStoredKeys: config.keys.maxStored,
+        }),
+      ),
+    )
+    const lending = createLending({ ...linkParts, lendFloorUnits: config.keys.lendFloor })
+
+    // Delivery
+    const limits: DeliveryLimits = {
+      keySizeBits: config.keys.sizeBits,
+      minKeySizeBits: config.keys.minSizeBits,
+      maxKeySizeBits: config.keys.maxSizeBits,
+      maxKeysPerRequest: config.keys.maxPerRequest,
+      maxStoredKeys: config.keys.maxStored,
+      maxSaeIdCount: config.keys.maxSaeIdCount,
+      heldForS: config.keys.heldForS,
+      retryWindowS: config.keys.retryWindowS,
+      lendFloorKeys: config.keys.lendFloor,
+    }
+    const metrics = createMetrics({ version, pools: pool, links, peers })
+    const deliveryParts = { kmeId, directory: saes, pool, store, peers, limits, audit, random, log: log.slice('delivery') }
+    const settlement = createSettlement({ ...deliveryParts, burnAfterS: config.keys.burnAfterS, clock })
+    const getKey = makeGetKey({ ...deliveryParts, settlement, borrow: lending.borrow })
+    const getStatus = makeGetStatus(deliveryParts)
+    const getKeyWithKeyIds = makeGetKeyWithKeyIds({ store })
+    const acceptAssignment = makeAcceptAssignment(deliveryParts)
+
+    // What others see. Three doors: a certificate or token for one is nothing to another.
+    const requestLog = (listener: 'sae' | 'peer' | 'admin'): { requestLog: RequestLog } | undefined =>
+      config.log.requests ? { requestLog: createRequestLog({ listener, log: log.slice('http'), clock }) } : undefined
+    const saeApp = createApiApp({
+      errors: 'etsi',
+      log: log.slice('http'),
+      ...requestLog('sae'),
+      mount: (app) => {
+        app.use(
+          requireSae({
+            identify: saeApi.saeIdentity,
+            isAdmitted: (saeId, facts) => {
+              const sae = saes.find(saeId)
+              return sae?.enabled === true && sae.kmeId === kmeId && !saeFiles.isRevoked(facts.serialNumber)
+            },
+            clock,
+          }),
+        )
+        mountDeliveryApi(app, {
+          getStatus,
+          getKey,
+          getKeyWithKeyIds,
+          limits,
+          log: log.slice('delivery'),
+          onDelivered: (method, keyCount) =>
+            method === 'enc_keys' ? metrics.addKeysIssued(keyCount) : metrics.addKeysDelivered(keyCount),
+        })
+      },
+    })
+    const peerApp = createApiApp({
+      errors: 'problem',
+      log: log.slice('http'),
+      mount: (app) => {
+        app.use(
+          requireKme({
+            isAdmitted: (id, facts) => peers.named(id) !== undefined && !peerFiles.isRevoked(facts.serialNumber),
+            clock,
+          }),
+        )
+        mountHello(app, { kmeId, unitSizeBits })
+        mountDeliveryPeerApi(app, { acceptAssignment, store, pool })
+        mountLinkPeerApi(app, { links, lending, audit })
+      },
+    })
+    const readiness = createReadiness({
+      clock,
+      probes: [
+        { name: 'database', check: () => database.answers() },
+        {
+          name: 'keys',
+          check: () =>
+            config.peers.every(({ id }) => deliverableKeys(deliveryParts, id) > 0 || !config.links.some((link) => link.peer === id)),
+        },
+      ],
+    })
+    const verifier = await createTokenVerifier({ publicKeyPem: readFileSync(adminApi.tokenKey, 'utf8'), clock })
+    const certificates = (): readonly InstalledCertificate[] => {
+      const own = (usedFor: string, pem: string): InstalledCertificate => ({
+        ...describeCertificate(pem),
+        usedFor,
+        role: 'own',
+        revocationListNextUpdateMs: undefined,
+      })
+      const anchor = (usedFor: string, pem: string | undefined, nextUpdateMs: number | undefined): InstalledCertificate[] =>
+        pem === undefined
+          ? []
+          : [{ ...describeCertificate(pem), usedFor, role: 'trust-anchor', revocationListNextUpdateMs: nextUpdateMs }]
+      return [
+        own('saeApi.tls.certificate', saeFiles.current().certificatePem),
+        own('peerApi.tls.certificate', peerFiles.current().certificatePem),
+        own('adminApi.tls.certificate', adminFiles.current().certificatePem),
+        ...anchor('saeApi.tls.clientCa', saeFiles.current().caPem, saeFiles.revocationListNextUpdateMs()),
+        ...anchor('peerApi.tls.ca', peerFiles.current().caPem, peerFiles.revocationListNextUpdateMs()),
+      ]
+    }
+    const adminApp = createApiApp({
+      errors: 'problem',
+      challenge: bearerChallenge,
+      log: log.slice('http'),
+      ...requestLog('admin'),
+      mount: (app) =>
+        mountAdminApi(app, {
+          kmeId,
+          version,
+          startedAtMs,
+          clock,
+          readiness,
+          verifier,
+          audit,
+          saes,
+          links,
+          peers,
+          pools: pool,
+          limits,
+          metrics,
+          certificates,
+        }),
+    })
+
+    // What runs by itself
+    const loop = (work: Promise<void>): void => void loops.push(work)
+    const { signal } = running
+    loop(peers.watch(signal))
+    loop(links.run(signal))
+    loop(lending.run(signal))
+    loop(settlement.run(signal))
+    loop(fillLocalPool({ ...linkParts, localStored: config.keys.localStored }, signal))
+    loop(saes.watch(signal))
+    loop(
+      (async () => {
+        while (!signal.aborted) {
+          await clock.sleep(EXPIRE_INTERVAL_MS, signal)
+          try {
+            metrics.addKeysExpired((await store.expire()).expiredKeys)
+          } catch (error) {
+            log.warn({ error }, 'expired keys could not be ended; trying again')
+          }
+        }
+      })(),
+    )
+
+    // Listeners last: nothing is answered before everything behind it stands.
+    const listen = async (
+      name: 'sae' | 'peer' | 'admin',
+      app: Parameters<typeof startListener>[0]['app'],
+      more: Pick<Parameters<typeof startListener>[0], 'host' | 'port' | 'tls' | 'clientCertificate' | 'minVersion' | 'limits'>,
+    ): Promise<Listener> => {
+      const listener = await startListener({ name, app, log: log.slice('http'), clock, ...more })
+      cleanUp.defer(() => listener.stop(STOP_GRACE_MS))
+      return listener
+    }
+    const saeListener = await listen('sae', saeApp, {
+      host: saeApi.host,
+      port: saeApi.port,
+      tls: saeFiles.current(),
+      clientCertificate: 'required',
+      minVersion: saeApi.tls.minVersion,
+      limits: { maxConnections: saeApi.maxConnections, maxConnectionsPerClient: saeApi.maxConnectionsPerSae },
+    })
+    const peerListener = await listen('peer', peerApp, {
+      host: peerApi.host,
+      port: peerApi.port,
+      tls: peerFiles.current(),
+      clientCertificate: 'required',
+      limits: { maxBodyBytes: PEER_BODY_BYTES_MAX },
+    })
+    const adminListener = await listen('admin', adminApp, {
+      host: adminApi.host,
+      port: adminApi.port,
+      tls: adminFiles.current(),
+      clientCertificate: 'none',
+    })
+    const cutRevoked = (listener: Listener, isRevoked: (serial: string) => boolean): number =>
+      listener.closeConnections((facts) => facts !== undefined && isRevoked(facts.serialNumber))
+    loop(
+      saeFiles.watch((contents) => {
+        cutRevoked(saeListener, saeFiles.isRevoked)
+        saeListener.updateTls(contents)
+      }, signal),
+    )
+    loop(
+      peerFiles.watch((contents) => {
+        cutRevoked(peerListener, peerFiles.isRevoked)
+        peerListener.updateTls(contents)
+        peers.updateTls(peerTls())
+      }, signal),
+    )
+    loop(adminFiles.watch((contents) => adminListener.updateTls(contents), signal))
+    saes.onChange((saeId) => {
+      const uri = `urn:kme:sae:${saeId}`
+      saeListener.closeConnections((facts) => facts?.sanUris.includes(uri) === true || facts?.subjectCommonNames.includes(saeId) === true)
+    })
+
+    await audit.append({ event: 'kme.started', actor: 'system', outcome: 'done', subject: { kmeId, version } })
+    const ports = { sae: saeListener.port, peer: peerListener.port, admin: adminListener.port }
+    log.info({ kmeId, ...ports }, 'KME started')
+    return {
+      kmeId,
+      ports,
+      stop: async () => {
+        await Promise.all([saeListener.stop(STOP_GRACE_MS), adminListener.stop(STOP_GRACE_MS)])
+        running.abort()
+        await Promise.allSettled(loops)
+        await audit
+          .append({ event: 'kme.stopped', actor: 'system', outcome: 'done', subject: { kmeId } })
+          .catch((error: unknown) => log.warn({ error }, 'the stop could not be recorded'))
+        await cleanUp.disposeAsync()
+        log.info({ kmeId }, 'KME stopped')
+      },
+    }
+  } catch (error) {
+    running.abort()
+    await Promise.allSettled(loops)
+    await cleanUp.disposeAsync()
+    throw error
+  }
+}

@@ -1,0 +1,56 @@
+/** The extensions of method "Get key" (ETSI GS QKD 014, 6.2) this KME supports. Names carry the vendor prefix `openkme_`.
+ *  To add one: a reader here, a member of RequestExtensions, a row in docs/sae-developers.md. */
+import { BadRequest } from '../kernel/errors.ts'
+import { parseAssignmentId } from '../kernel/identifiers.ts'
+
+export interface RequestExtensions {
+  /** `openkme_request_id`: the client's own UUID for this request. An equal request with the same ID, repeated within the
+   *  retry window, is answered with the same keys. */
+  readonly requestId: string | undefined
+  /** Whether the request insists on it. */
+  readonly requestIdIsMandatory: boolean
+}
+
+type Reader = (value: unknown) => Partial<RequestExtensions>
+
+const readers: Readonly<Record<string, Reader>> = {
+  openkme_request_id: (value) => {
+    const requestId = typeof value === 'string' ? parseAssignmentId(value) : undefined
+    if (requestId === undefined) throw new BadRequest([{ parameter: 'openkme_request_id', reason: 'shall be a UUID' }])
+    return { requestId }
+  },
+}
+
+const EXTENSIONS_MAX = 32
+
+/** @throws BadRequest with the standard's message when a mandatory extension is not supported. */
+export const readExtensions = (mandatory: unknown, optional: unknown): RequestExtensions => {
+  const wanted = parameters(mandatory, 'extension_mandatory')
+  const unsupported = wanted.filter(([name]) => !Object.hasOwn(readers, name))
+  if (unsupported.length > 0) {
+    // How many, not which: a caller's text is never echoed.
+    throw new BadRequest([{ extension_mandatory_unsupported: unsupported.length }], 'not all extension_mandatory parameters are supported')
+  }
+  let extensions: RequestExtensions = { requestId: undefined, requestIdIsMandatory: false }
+  for (const [name, value] of parameters(optional, 'extension_optional')) {
+    const reader = Object.hasOwn(readers, name) ? readers[name] : undefined
+    if (reader !== undefined) extensions = { ...extensions, ...reader(value) }
+  }
+  for (const [name, value] of wanted) {
+    extensions = { ...extensions, ...readers[name]?.(value), requestIdIsMandatory: true }
+  }
+  return extensions
+}
+
+/** Name and value pairs of an array of one-member objects. */
+const parameters = (value: unknown, parameter: string): [name: string, value: unknown][] => {
+  if (value === undefined || value === null) return []
+  const bad = (): BadRequest => new BadRequest([{ parameter, reason: 'shall be an array of objects with one member each' }])
+  if (!Array.isArray(value) || value.length > EXTENSIONS_MAX) throw bad()
+  return value.map((entry: unknown) => {
+    if (typeof entry !== 'object' || entry === null || Array.isArray(entry)) throw bad()
+    const [pair, ...more] = Object.entries(entry)
+    if (pair === undefined || more.length > 0) throw bad()
+    return pair
+  })
+}

@@ -1,0 +1,58 @@
+/** Method "Get status" (ETSI GS QKD 014, 5.2): what the caller could ask for now. Reads memory only and changes nothing. */
+import type { KmeId, SaeId } from '../kernel/identifiers.ts'
+import type { KeyPool } from '../key-pool/key-pool.ts'
+import type { PeerDirectory } from '../peer/peer.ts'
+import type { DeliveryLimits, SaeDirectory } from './delivery.ts'
+import { findPartner } from './route-to-slaves.ts'
+
+export interface GetStatusParts {
+  readonly kmeId: KmeId
+  readonly directory: SaeDirectory
+  readonly pool: KeyPool
+  readonly peers: PeerDirectory
+  readonly limits: DeliveryLimits
+}
+
+/** Status, table 9. Sizes in bits. */
+export interface Status {
+  readonly source_KME_ID: string
+  readonly target_KME_ID: string
+  readonly master_SAE_ID: string
+  readonly slave_SAE_ID: string
+  readonly key_size: number
+  readonly stored_key_count: number
+  readonly max_key_count: number
+  readonly max_key_per_request: number
+  readonly max_key_size: number
+  readonly min_key_size: number
+  readonly max_SAE_ID_count: number
+}
+
+/** Keys of default size that could be drawn now: those this KME issues, and those the peer would lend.
+ *  None while the peer does not answer, because no key leaves without its consent. */
+export const deliverableKeys = ({ kmeId, pool, peers, limits }: Omit<GetStatusParts, 'directory'>, target: KmeId): number => {
+  const level = pool.level(target)
+  if (target === kmeId) return Math.min(level.mine, limits.maxStoredKeys)
+  if (peers.named(target)?.available() !== true) return 0
+  return Math.min(level.mine + Math.max(0, level.theirs - limits.lendFloorKeys), limits.maxStoredKeys)
+}
+
+export const makeGetStatus =
+  (parts: GetStatusParts) =>
+  (caller: SaeId, other: string): Status => {
+    const { kmeId, limits } = parts
+    const partner = findPartner(parts.directory, caller, other)
+    return {
+      source_KME_ID: kmeId,
+      target_KME_ID: partner.kmeId,
+      master_SAE_ID: caller,
+      slave_SAE_ID: partner.saeId,
+      key_size: limits.keySizeBits,
+      stored_key_count: deliverableKeys(parts, partner.kmeId),
+      max_key_count: limits.maxStoredKeys,
+      max_key_per_request: limits.maxKeysPerRequest,
+      max_key_size: limits.maxKeySizeBits,
+      min_key_size: limits.minKeySizeBits,
+      max_SAE_ID_count: limits.maxSaeIdCount,
+    }
+  }

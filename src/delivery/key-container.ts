@@ -1,0 +1,80 @@
+/** Key container (ETSI GS QKD 014, 6.3), written byte by byte: key material goes from its secret buffer to the response
+ *  buffer as base64 (RFC 4648, standard alphabet, padded) and never becomes a string. The buffer is zeroed once sent. */
+import type { ServerResponse } from 'node:http'
+import { jsonHeaders } from '../http/json-response.ts'
+import type { KeyId } from '../kernel/identifiers.ts'
+import type { SecretBytes } from '../kernel/secret-bytes.ts'
+
+export interface DeliveredKeys {
+  readonly keys: readonly { readonly keyId: KeyId; readonly sizeBits: number }[]
+  /** The keys one after the other. */
+  readonly bytes: SecretBytes
+}
+
+const ALPHABET = Buffer.from('ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/', 'latin1')
+const PAD = 0x3d
+const OPEN = Buffer.from('{"keys":[', 'latin1')
+const KEY_ID = Buffer.from('{"key_ID":"', 'latin1')
+const KEY = Buffer.from('","key":"', 'latin1')
+const END_OF_KEY = Buffer.from('"}', 'latin1')
+const CLOSE = Buffer.from(']}', 'latin1')
+const COMMA = 0x2c
+const KEY_ID_BYTES = 36
+
+const base64Bytes = (bytes: number): number => Math.ceil(bytes / 3) * 4
+
+/** @returns the offset behind what was written. */
+const writeBase64 = (target: Buffer, at: number, source: Buffer, from: number, to: number): number => {
+  let i = from
+  for (; i + 2 < to; i += 3) {
+    const triple = ((source[i] as number) << 16) | ((source[i + 1] as number) << 8) | (source[i + 2] as number)
+    target[at] = ALPHABET[triple >> 18] as number
+    target[at + 1] = ALPHABET[(triple >> 12) & 63] as number
+    target[at + 2] = ALPHABET[(triple >> 6) & 63] as number
+    target[at + 3] = ALPHABET[triple & 63] as number
+    at += 4
+  }
+  if (i === to) return at
+  const two = i + 2 === to
+  const rest = ((source[i] as number) << 16) | (two ? (source[i + 1] as number) << 8 : 0)
+  target[at] = ALPHABET[rest >> 18] as number
+  target[at + 1] = ALPHABET[(rest >> 12) & 63] as number
+  target[at + 2] = two ? (ALPHABET[(rest >> 6) & 63] as number) : PAD
+  target[at + 3] = PAD
+  return at + 4
+}
+
+/** The JSON text of a Key container. Wipes the keys it was given. */
+export const toKeyContainer = ({ keys, bytes }: DeliveredKeys): Buffer => {
+  const perKey = KEY_ID.length + KEY_ID_BYTES + KEY.length + END_OF_KEY.length
+  let length = OPEN.length + CLOSE.length + keys.length - 1
+  for (const { sizeBits } of keys) length += perKey + base64Bytes(sizeBits / 8)
+  const container = Buffer.allocUnsafeSlow(length)
+  bytes.use((source) => {
+    let at = OPEN.copy(container, 0)
+    let read = 0
+    keys.forEach(({ keyId, sizeBits }, i) => {
+      if (i > 0) container[at++] = COMMA
+      at += KEY_ID.copy(container, at)
+      at += container.write(keyId, at, 'latin1')
+      at += KEY.copy(container, at)
+      at = writeBase64(container, at, source, read, read + sizeBits / 8)
+      read += sizeBits / 8
+      at += END_OF_KEY.copy(container, at)
+    })
+    CLOSE.copy(container, at)
+  })
+  bytes.wipe()
+  return container
+}
+
+/** Answers 200 and zeroes the container when the socket has taken it, or was lost.
+ *  @param onLost called when the connection broke before all was handed to the system. */
+export const sendKeyContainer = (response: ServerResponse, container: Buffer, onLost: () => void): void => {
+  response.once('close', () => {
+    container.fill(0)
+    if (!response.writableFinished) onLost()
+  })
+  response.writeHead(200, jsonHeaders(container.length))
+  response.end(container)
+}

@@ -1,0 +1,119 @@
+/** Settles reservations whose outcome at the peer is unknown: after a lost answer, or after a process died.
+ *  There are two ways back to the pool and no third. R1: the same live process knows nothing was sent (get-key.ts).
+ *  R2, here: the peer voided the assignment for ever before any slave had a key of it. Everything else is burnt. */
+import type { Clock } from '../kernel/clock.ts'
+import type { AssignmentId } from '../kernel/identifiers.ts'
+import type { Logger } from '../kernel/log.ts'
+import type { KeyPool } from '../key-pool/key-pool.ts'
+import type { KeyStore, UnsettledReservation } from '../key-store/key-store.ts'
+import type { PeerDirectory } from '../peer/peer.ts'
+
+export interface SettlementParts {
+  readonly store: KeyStore
+  readonly pool: KeyPool
+  readonly peers: PeerDirectory
+  readonly burnAfterS: number
+  readonly clock: Clock
+  readonly log: Logger
+}
+
+export interface Settlement {
+  /** RESERVED to ABORTING, and soon settled.
+   *  @returns false when the reservation had become ISSUED after all. True when it had not, or the database cannot say. */
+  abort(aid: AssignmentId, reason: string): Promise<boolean>
+  /** The pool may hold hints that are stale or lack units that are free: rebuild it soon. */
+  doubtPool(): void
+  /** Settles what there is to settle, now. */
+  settle(): Promise<void>
+  /** Settles again and again until `signal` aborts. */
+  run(signal: AbortSignal): Promise<void>
+}
+
+const INTERVAL_MS = 500
+/** Between two comparisons of the pool with the store. */
+const COMPARE_INTERVAL_MS = 15_000
+
+export const createSettlement = (parts: SettlementParts): Settlement => {
+  const { store, pool, peers, clock, log } = parts
+  let poolIsDoubtful = false
+  /** Something may be unsettled; true at start, because an earlier process may have died. */
+  let pending = true
+
+  const settleOne = async (reservation: UnsettledReservation): Promise<boolean> => {
+    const { aid, peerKmeId } = reservation
+    if (clock.nowMs() - reservation.claimedAtMs > parts.burnAfterS * 1000) {
+      await store.burn(aid, 'not settled in time')
+      return true
+    }
+    const peer = peers.named(peerKmeId)
+    if (peer?.available() !== true) return false
+    await store.markAborting(aid, 'its process is gone')
+    const answer = await peer.abort(aid)
+    if (answer === 'voided') {
+      pool.giveBack(peerKmeId, await store.giveBack(aid, 'R2'))
+      log.info({ aid, peer: peerKmeId }, 'an unsettled assignment was voided, its units are free again')
+    } else {
+      await store.burn(aid, 'the peer had released it')
+      log.warn({ aid, peer: peerKmeId }, 'an unsettled assignment was released by the peer, its units are burnt')
+    }
+    return true
+  }
+
+  const settle = async (): Promise<void> => {
+    pending = false
+    const unsettled = await store.unsettled()
+    const outcomes = await Promise.allSettled(unsettled.map(settleOne))
+    // Nothing but a settled reservation may end the search.
+    if (outcomes.some((outcome) => outcome.status === 'rejected' || !outcome.value)) pending = true
+  }
+
+  /** The pool is a hint; when it disagrees with the store twice in a row it is rebuilt. */
+  const disagreements = new Set<string>()
+  const comparePool = async (): Promise<void> => {
+    const counts = await store.counts()
+    for (const { peerKmeId, unitsMine } of counts) {
+      if (pool.level(peerKmeId).mine === unitsMine) disagreements.delete(peerKmeId)
+      else if (disagreements.has(peerKmeId)) poolIsDoubtful = true
+      else disagreements.add(peerKmeId)
+    }
+  }
+
+  return {
+    abort: async (aid, reason) => {
+      pending = true
+      try {
+        return await store.markAborting(aid, reason)
+      } catch (error) {
+        log.error({ aid, error }, 'could not mark a reservation as aborting; it will be settled later')
+        poolIsDoubtful = true
+        return true
+      }
+    },
+    doubtPool: () => {
+      poolIsDoubtful = true
+      pending = true
+    },
+    settle,
+    run: async (signal) => {
+      let comparedMs = clock.monotonicMs()
+      while (!signal.aborted) {
+        try {
+          if (pending) await settle()
+          if (clock.monotonicMs() - comparedMs >= COMPARE_INTERVAL_MS) {
+            comparedMs = clock.monotonicMs()
+            await comparePool()
+          }
+          if (poolIsDoubtful) {
+            poolIsDoubtful = false
+            disagreements.clear()
+            await pool.rebuild(store.availableUnits())
+          }
+        } catch (error) {
+          pending = true
+          log.warn({ error }, 'reservations could not be settled; trying again')
+        }
+        await clock.sleep(INTERVAL_MS, signal)
+      }
+    },
+  }
+}

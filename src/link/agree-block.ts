@@ -1,0 +1,137 @@
+/** Both KMEs of a link prove to each other that they hold the same block before any key of it may be used (I32).
+ *  The KME with the smaller ID proposes; the other compares and answers with a proof of its own. A block the other end
+ *  never gets, or got with other bytes, is destroyed at both ends. */
+import { timingSafeEqual } from 'node:crypto'
+import type { Clock } from '../kernel/clock.ts'
+import type { BlockId, KmeId, LinkId } from '../kernel/identifiers.ts'
+import type { Logger } from '../kernel/log.ts'
+import type { KeyPool } from '../key-pool/key-pool.ts'
+import type { AvailableUnits, KeyStore, PendingBlock } from '../key-store/key-store.ts'
+import type { BlockAnswer, BlockProposal, PeerDirectory } from '../peer/peer.ts'
+
+export interface AgreeBlockParts {
+  readonly kmeId: KmeId
+  readonly linkId: LinkId
+  readonly peerKmeId: KmeId
+  readonly store: KeyStore
+  readonly pool: KeyPool
+  readonly peers: PeerDirectory
+  readonly clock: Clock
+  readonly log: Logger
+  readonly onAgreed: (units: AvailableUnits) => void
+  readonly onDiscarded: (reason: string) => void
+}
+
+export interface BlockAgreement {
+  /** Something new may be pending. */
+  wake(): void
+  /** The proposing or, at the other end, the tidying loop; until `signal` aborts. */
+  run(signal: AbortSignal): Promise<void>
+  /** The other end proposes a block. */
+  answer(proposal: BlockProposal): Promise<BlockAnswer>
+}
+
+const INTERVAL_MS = 500
+/** How long the other end may say it does not know a block before the proposer gives it up. */
+const UNKNOWN_DEADLINE_MS = 30_000
+/** After this time the answering end gives up a block nobody proposed; the proposer has done so long before. */
+const UNPROPOSED_DEADLINE_MS = 600_000
+const PROPOSALS_AT_ONCE = 16
+
+const equal = (one: Buffer, other: Buffer): boolean => one.length === other.length && timingSafeEqual(one, other)
+
+export const createBlockAgreement = (parts: AgreeBlockParts): BlockAgreement => {
+  const { kmeId, linkId, peerKmeId, store, pool, clock, log } = parts
+  const proposes = kmeId < peerKmeId
+  const unknownSinceMs = new Map<BlockId, number>()
+  let pending = true
+  let wakeUp = new AbortController()
+
+  const release = async (blockId: BlockId): Promise<void> => {
+    const units = await store.release(blockId)
+    if (units === undefined) return
+    pool.offer(units)
+    parts.onAgreed(units)
+  }
+  const discard = async (blockId: BlockId, reason: string): Promise<void> => {
+    unknownSinceMs.delete(blockId)
+    if (!(await store.discard(blockId, reason))) return
+    log.warn({ linkId, blockId, reason }, 'a block was discarded')
+    parts.onDiscarded(reason)
+  }
+
+  /** @returns true when the block needs no more proposals. */
+  const propose = async (blockId: BlockId): Promise<boolean> => {
+    const peer = parts.peers.named(peerKmeId)
+    if (peer?.available() !== true) return false
+    const tag = await store.blockTag(blockId, kmeId)
+    if (tag === undefined) {
+      await discard(blockId, 'it could not be opened')
+      return true
+    }
+    const answer = await peer.confirmBlock({ linkId, blockId, tag })
+    if (answer.outcome === 'unknown') {
+      const since = unknownSinceMs.get(blockId) ?? clock.monotonicMs()
+      unknownSinceMs.set(blockId, since)
+      if (clock.monotonicMs() - since < UNKNOWN_DEADLINE_MS) return false
+      await discard(blockId, 'the other end never got it')
+      return true
+    }
+    unknownSinceMs.delete(blockId)
+    const expected = await store.blockTag(blockId, peerKmeId)
+    if (answer.outcome === 'agreed' && expected !== undefined && equal(answer.tag, expected)) await release(blockId)
+    else await discard(blockId, 'the two ends hold different bytes')
+    return true
+  }
+
+  const proposeAll = async (blocks: readonly PendingBlock[]): Promise<boolean> => {
+    let allDone = true
+    for (let at = 0; at < blocks.length; at += PROPOSALS_AT_ONCE) {
+      const outcomes = await Promise.allSettled(blocks.slice(at, at + PROPOSALS_AT_ONCE).map((block) => propose(block.blockId)))
+      if (outcomes.some((outcome) => outcome.status === 'rejected' || !outcome.value)) allDone = false
+    }
+    return allDone
+  }
+
+  return {
+    wake: () => {
+      pending = true
+      wakeUp.abort()
+    },
+    run: async (signal) => {
+      while (!signal.aborted) {
+        wakeUp = new AbortController()
+        try {
+          if (pending) {
+            pending = false
+            const blocks = await store.pendingBlocks(linkId)
+            if (proposes) {
+              if (!(await proposeAll(blocks))) pending = true
+            } else {
+              const old = blocks.filter((block) => clock.nowMs() - block.ingestedAtMs > UNPROPOSED_DEADLINE_MS)
+              for (const block of old) await discard(block.blockId, 'the other end never proposed it')
+              pending = blocks.length > old.length
+            }
+          }
+        } catch (error) {
+          pending = true
+          log.warn({ linkId, error }, 'block agreement failed; trying again')
+        }
+        // A new block ends the pause at once; blocks that must wait are asked about again at the interval.
+        if (!pending || !proposes || !wakeUp.signal.aborted) await clock.sleep(INTERVAL_MS, AbortSignal.any([signal, wakeUp.signal]))
+      }
+    },
+    answer: async ({ blockId, tag }) => {
+      const expected = await store.blockTag(blockId, peerKmeId)
+      if (expected === undefined) return { outcome: 'unknown' }
+      if (!equal(tag, expected)) {
+        await discard(blockId, 'the two ends hold different bytes')
+        return { outcome: 'different' }
+      }
+      const own = await store.blockTag(blockId, kmeId)
+      if (own === undefined) return { outcome: 'unknown' }
+      await release(blockId)
+      return { outcome: 'agreed', tag: own }
+    },
+  }
+}

@@ -1,0 +1,105 @@
+/** Lending between the two ends of a link: when one end has used up the units it issues and the other has plenty, the
+ *  richer end makes some of its units the poorer one's. */
+import type { Clock } from '../kernel/clock.ts'
+import type { KmeId } from '../kernel/identifiers.ts'
+import type { Logger } from '../kernel/log.ts'
+import type { Random } from '../kernel/random.ts'
+import { unitCountOf, type KeyPool } from '../key-pool/key-pool.ts'
+import type { KeyStore, UnitRun } from '../key-store/key-store.ts'
+import type { PeerDirectory } from '../peer/peer.ts'
+
+export interface LendUnitsParts {
+  readonly store: KeyStore
+  readonly pool: KeyPool
+  readonly peers: PeerDirectory
+  /** Units this end keeps for its own masters. */
+  readonly lendFloorUnits: number
+  readonly random: Random
+  readonly clock: Clock
+  readonly log: Logger
+}
+
+export interface Lending {
+  /** Asks the peer for at least `unitCount` units. False when none came. */
+  borrow(peerKmeId: KmeId, unitCount: number): Promise<boolean>
+  /** The peer asks for units; repeating a loan ID gets the same answer. */
+  lend(peerKmeId: KmeId, loanId: string, unitCount: number): Promise<readonly UnitRun[]>
+  /** Finishes loans whose answer was lost, until `signal` aborts. */
+  run(signal: AbortSignal): Promise<void>
+}
+
+/** Asking for more than the moment needs saves the next request a round trip. */
+const LOAN_UNITS_MIN = 128
+const RESUME_INTERVAL_MS = 2000
+
+export const createLending = (parts: LendUnitsParts): Lending => {
+  const { store, pool, peers, clock, log } = parts
+  const underWay = new Map<KmeId, Promise<boolean>>()
+  let unfinished = true
+
+  const fetchLoan = async (peerKmeId: KmeId, loanId: string, unitCount: number): Promise<boolean> => {
+    const peer = peers.named(peerKmeId)
+    if (peer?.available() !== true) return false
+    const runs = await peer.requestLoan(loanId, unitCount)
+    if (!(await store.borrow(peerKmeId, loanId, runs))) return false
+    for (const run of runs) pool.offer({ peerKmeId, mine: run, theirs: 0 })
+    const count = unitCountOf(runs)
+    pool.adjustTheirs(peerKmeId, -count)
+    log.info({ peerKmeId, units: count }, 'units borrowed')
+    return count > 0
+  }
+
+  const startLoan = async (peerKmeId: KmeId, unitCount: number): Promise<boolean> => {
+    // The pool knows what the peer has to spare; asking in vain would cost every request of a drained pool a round trip.
+    if (pool.level(peerKmeId).theirs <= parts.lendFloorUnits || peers.named(peerKmeId)?.available() !== true) return false
+    const loanId = parts.random.uuid()
+    await store.openLoan(peerKmeId, loanId)
+    try {
+      return await fetchLoan(peerKmeId, loanId, Math.max(unitCount, LOAN_UNITS_MIN))
+    } catch (error) {
+      unfinished = true
+      log.warn({ peerKmeId, error }, 'a loan was not answered; asking again')
+      return false
+    }
+  }
+
+  return {
+    borrow: (peerKmeId, unitCount) => {
+      const running = underWay.get(peerKmeId)
+      if (running !== undefined) return running
+      const loan = startLoan(peerKmeId, unitCount).finally(() => underWay.delete(peerKmeId))
+      underWay.set(peerKmeId, loan)
+      return loan
+    },
+    lend: async (peerKmeId, loanId, unitCount) => {
+      const given = await store.loanGiven(peerKmeId, loanId)
+      if (given !== undefined) return given
+      const spare = Math.max(0, pool.level(peerKmeId).mine - parts.lendFloorUnits)
+      const runs = pool.take(peerKmeId, Math.min(unitCount, spare)) ?? []
+      try {
+        await store.lend(peerKmeId, loanId, runs)
+      } catch (error) {
+        // The outcome may be unknown; stale hints are found out when they are claimed.
+        pool.giveBack(peerKmeId, runs)
+        throw error
+      }
+      pool.adjustTheirs(peerKmeId, unitCountOf(runs))
+      return runs
+    },
+    run: async (signal) => {
+      while (!signal.aborted) {
+        if (unfinished) {
+          unfinished = false
+          try {
+            for (const { peerKmeId, loanId } of await store.openLoans()) await fetchLoan(peerKmeId, loanId, LOAN_UNITS_MIN)
+            unfinished = (await store.openLoans()).length > 0
+          } catch (error) {
+            unfinished = true
+            log.debug({ error }, 'open loans could not be finished yet')
+          }
+        }
+        await clock.sleep(RESUME_INTERVAL_MS, signal)
+      }
+    },
+  }
+}

@@ -1,0 +1,72 @@
+/** Says whether a call to a peer is worth trying. One failed call opens it; while it is open nothing is claimed for that
+ *  peer, so a peer that is away costs no keys. Only an answered greeting closes it again, and greetings back off, so a
+ *  flapping peer causes no storm. */
+import type { Clock } from '../kernel/clock.ts'
+import type { Logger } from '../kernel/log.ts'
+
+const FIRST_RETRY_MS = 200
+const LAST_RETRY_MS = 3000
+/** How long a closed breaker trusts its last answer before it asks again. */
+const QUIET_MS = 2000
+
+export interface CircuitBreaker {
+  isClosed(): boolean
+  answered(): void
+  failed(reason: string): void
+  lastAnswerAgeMs(): number | undefined
+  failuresInARow(): number
+  /** Greets the peer until `signal` aborts: soon and ever more slowly while open, now and then while closed. */
+  watch(signal: AbortSignal): Promise<void>
+}
+
+export const createCircuitBreaker = (parts: {
+  greet: () => Promise<void>
+  clock: Clock
+  log: Logger
+  peer: string
+}): CircuitBreaker => {
+  const { clock, log, peer } = parts
+  let closed = false
+  let failures = 0
+  let lastAnswerMs: number | undefined
+  let lastReason: string | undefined
+
+  const answered = (): void => {
+    lastAnswerMs = clock.monotonicMs()
+  }
+  const failed = (reason: string): void => {
+    failures += 1
+    if (closed || reason !== lastReason) log.warn({ peer, reason }, 'peer KME does not answer')
+    closed = false
+    lastReason = reason
+  }
+  return {
+    isClosed: () => closed,
+    answered,
+    failed,
+    lastAnswerAgeMs: () => (lastAnswerMs === undefined ? undefined : clock.monotonicMs() - lastAnswerMs),
+    failuresInARow: () => failures,
+    watch: async (signal) => {
+      let retryMs = FIRST_RETRY_MS
+      while (!signal.aborted) {
+        const quietMs = lastAnswerMs === undefined ? Infinity : clock.monotonicMs() - lastAnswerMs
+        if (!closed || quietMs >= QUIET_MS) {
+          try {
+            await parts.greet()
+            answered()
+            if (!closed) log.info({ peer }, 'peer KME answers')
+            closed = true
+            failures = 0
+            lastReason = undefined
+            retryMs = FIRST_RETRY_MS
+          } catch (error) {
+            if (signal.aborted) return
+            failed((error as Error).message)
+          }
+        }
+        await clock.sleep(closed ? QUIET_MS / 4 : retryMs, signal)
+        if (!closed) retryMs = Math.min(LAST_RETRY_MS, retryMs * 2)
+      }
+    },
+  }
+}

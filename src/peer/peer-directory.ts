@@ -1,0 +1,24 @@
+/** The KMEs this one speaks to. */
+import type { KmeId } from '../kernel/identifiers.ts'
+import type { MtlsPeer, PeerTls } from './mtls-peer.ts'
+import type { PeerDirectory } from './peer.ts'
+
+export interface WatchedPeers extends PeerDirectory, AsyncDisposable {
+  watch(signal: AbortSignal): Promise<void>
+  updateTls(tls: PeerTls): void
+}
+
+export const createPeerDirectory = (peers: readonly MtlsPeer[]): WatchedPeers => {
+  const byId = new Map<KmeId, MtlsPeer>(peers.map((peer) => [peer.kmeId, peer]))
+  return {
+    named: (kmeId) => byId.get(kmeId),
+    statuses: () => peers.map((peer) => peer.status()),
+    watch: async (signal) => {
+      await Promise.all(peers.map((peer) => peer.watch(signal)))
+    },
+    updateTls: (tls) => peers.forEach((peer) => peer.updateTls(tls)),
+    [Symbol.asyncDispose]: async () => {
+      await Promise.all(peers.map((peer) => peer.close()))
+    },
+  }
+}

@@ -1,0 +1,198 @@
+/** The JSON of the KME-to-KME API (openapi/kme-peer.yaml), written and read. What comes from a peer is checked here once;
+ *  behind this file it is typed. */
+import { BadRequest } from '../kernel/errors.ts'
+import {
+  parseAssignmentId,
+  parseBlockId,
+  parseKeyId,
+  parseLinkId,
+  parseSaeId,
+  type AssignmentId,
+  type BlockId,
+  type KeyId,
+  type SaeId,
+} from '../kernel/identifiers.ts'
+import type { UnitRun } from '../key-store/key-store.ts'
+import type { AbortAnswer, AssignmentAnswer, AssignmentOffer, BlockAnswer, BlockProposal } from './peer.ts'
+
+export const PEER_PROTOCOL = 1
+
+export const peerPaths = {
+  hello: '/kme/v1/hello',
+  assignments: '/kme/v1/assignments',
+  aborts: '/kme/v1/aborts',
+  blocks: '/kme/v1/blocks',
+  loans: '/kme/v1/loans',
+} as const
+
+/** Most calls of one kind that travel in one request. */
+export const CALLS_PER_REQUEST_MAX = 64
+const KEYS_PER_ASSIGNMENT_MAX = 1024
+const UNITS_PER_ASSIGNMENT_MAX = 65_536
+const SLAVES_MAX = 65
+const TAG_BYTES = 32
+
+export interface Hello {
+  readonly protocol: number
+  readonly kmeId: string
+  readonly unitSizeBits: number
+}
+
+export interface LoanRequest {
+  readonly loanId: string
+  readonly unitCount: number
+}
+
+/** Most bytes of a request's body on the KME-to-KME API. */
+export const PEER_BODY_BYTES_MAX = 4 * 1024 * 1024
+
+/** @throws BadRequest when the bytes are not JSON. */
+export const parsePeerBody = (bytes: Buffer): unknown => {
+  try {
+    return JSON.parse(bytes.toString('utf8'))
+  } catch {
+    throw new BadRequest()
+  }
+}
+
+type Members = Record<string, unknown>
+
+const members = (value: unknown): Members => {
+  if (typeof value !== 'object' || value === null || Array.isArray(value)) throw new BadRequest()
+  return value as Members
+}
+const list = (value: unknown, min: number, max: number): unknown[] => {
+  if (!Array.isArray(value) || value.length < min || value.length > max) throw new BadRequest()
+  return value
+}
+const integer = (value: unknown, min: number, max: number): number => {
+  if (!Number.isInteger(value) || (value as number) < min || (value as number) > max) throw new BadRequest()
+  return value as number
+}
+const id = <T extends string>(value: unknown, parse: (text: string) => T | undefined): T => {
+  const parsed = typeof value === 'string' ? parse(value) : undefined
+  if (parsed === undefined) throw new BadRequest()
+  return parsed
+}
+const tag = (value: unknown): Buffer => {
+  const bytes = typeof value === 'string' ? Buffer.from(value, 'base64') : undefined
+  if (bytes?.length !== TAG_BYTES) throw new BadRequest()
+  return bytes
+}
+
+const readRuns = (value: unknown): UnitRun[] => {
+  let units = 0
+  return list(value, 0, KEYS_PER_ASSIGNMENT_MAX).map((entry) => {
+    const run = members(entry)
+    const indexes = list(run['units'], 1, UNITS_PER_ASSIGNMENT_MAX)
+    if ((units += indexes.length) > UNITS_PER_ASSIGNMENT_MAX) throw new BadRequest()
+    return { blockId: id<BlockId>(run['blockId'], parseBlockId), units: indexes.map((unit) => integer(unit, 0, 0xffff_fffe)) }
+  })
+}
+
+export const writeOffer = ({ assignment, commitment }: AssignmentOffer): object => ({
+  ...assignment,
+  commitment: commitment.toString('base64'),
+})
+
+const readOffer = (value: unknown): AssignmentOffer => {
+  const offer = members(value)
+  const units = readRuns(offer['units'])
+  if (units.length === 0) throw new BadRequest()
+  return {
+    assignment: {
+      aid: id<AssignmentId>(offer['aid'], parseAssignmentId),
+      masterSaeId: id<SaeId>(offer['masterSaeId'], parseSaeId),
+      slaveSaeIds: list(offer['slaveSaeIds'], 1, SLAVES_MAX).map((slave) => id<SaeId>(slave, parseSaeId)),
+      sizeBits: integer(offer['sizeBits'], 8, 1_048_576),
+      keyIds: list(offer['keyIds'], 1, KEYS_PER_ASSIGNMENT_MAX).map((keyId) => id<KeyId>(keyId, parseKeyId)),
+      units,
+      ttlS: integer(offer['ttlS'], 1, 31_536_000),
+    },
+    commitment: tag(offer['commitment']),
+  }
+}
+
+/** Reads a list of calls; one that is malformed is undefined and is refused alone. */
+const readEach = <T>(body: unknown, read: (value: unknown) => T): (T | undefined)[] =>
+  list(members(body)['calls'], 1, CALLS_PER_REQUEST_MAX).map((call) => {
+    try {
+      return read(call)
+    } catch (error) {
+      if (error instanceof BadRequest) return undefined
+      throw error
+    }
+  })
+
+export const readOffers = (body: unknown): (AssignmentOffer | undefined)[] => readEach(body, readOffer)
+
+export const readAborts = (body: unknown): AssignmentId[] =>
+  list(members(body)['calls'], 1, CALLS_PER_REQUEST_MAX).map((call) => id<AssignmentId>(members(call)['aid'], parseAssignmentId))
+
+export const writeProposal = ({ linkId, blockId, tag: bytes }: BlockProposal): object => ({ linkId, blockId, tag: bytes.toString('base64') })
+
+export const readProposals = (body: unknown): BlockProposal[] =>
+  list(members(body)['calls'], 1, CALLS_PER_REQUEST_MAX).map((call) => {
+    const proposal = members(call)
+    return { linkId: id(proposal['linkId'], parseLinkId), blockId: id(proposal['blockId'], parseBlockId), tag: tag(proposal['tag']) }
+  })
+
+export const readLoanRequest = (body: unknown): LoanRequest => {
+  const loan = members(body)
+  return { loanId: id(loan['loanId'], parseAssignmentId), unitCount: integer(loan['unitCount'], 1, 100_000) }
+}
+
+export const writeAssignmentAnswer = (answer: AssignmentAnswer): object =>
+  answer.outcome === 'held' ? { outcome: 'held', confirmation: answer.confirmation.toString('base64') } : answer
+
+export const writeBlockAnswer = (answer: BlockAnswer): object =>
+  answer.outcome === 'agreed' ? { outcome: 'agreed', tag: answer.tag.toString('base64') } : answer
+
+/** The answers to `count` calls. @throws BadRequest when the peer answered another number of them. */
+const readAnswers = <T>(body: unknown, count: number, read: (answer: Members) => T): T[] =>
+  list(members(body)['answers'], count, count).map((answer) => read(members(answer)))
+
+const REFUSALS = new Set([
+  'units-unavailable',
+  'different',
+  'aid-voided',
+  'aid-in-use',
+  'key-id-in-use',
+  'sae-not-served',
+  'pair-not-permitted',
+  'malformed',
+])
+
+export const readAssignmentAnswers = (body: unknown, count: number): AssignmentAnswer[] =>
+  readAnswers(body, count, (answer): AssignmentAnswer => {
+    if (answer['outcome'] === 'held') return { outcome: 'held', confirmation: tag(answer['confirmation']) }
+    if (answer['outcome'] !== 'refused' || !REFUSALS.has(answer['reason'] as string)) throw new BadRequest()
+    return { outcome: 'refused', reason: answer['reason'] } as AssignmentAnswer
+  })
+
+export const readAbortAnswers = (body: unknown, count: number): AbortAnswer[] =>
+  readAnswers(body, count, (answer) => {
+    const outcome = answer['outcome']
+    if (outcome !== 'voided' && outcome !== 'released') throw new BadRequest()
+    return outcome
+  })
+
+export const readBlockAnswers = (body: unknown, count: number): BlockAnswer[] =>
+  readAnswers(body, count, (answer): BlockAnswer => {
+    const outcome = answer['outcome']
+    if (outcome === 'agreed') return { outcome, tag: tag(answer['tag']) }
+    if (outcome !== 'unknown' && outcome !== 'different') throw new BadRequest()
+    return { outcome }
+  })
+
+export const readLoanAnswer = (body: unknown): UnitRun[] => readRuns(members(body)['units'])
+
+export const readHello = (body: unknown): Hello => {
+  const hello = members(body)
+  if (typeof hello['kmeId'] !== 'string') throw new BadRequest()
+  return {
+    protocol: integer(hello['protocol'], 0, 1000),
+    kmeId: hello['kmeId'],
+    unitSizeBits: integer(hello['unitSizeBits'], 8, 1_048_576),
+  }
+}
