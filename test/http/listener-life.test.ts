@@ -2,6 +2,8 @@
 import { connect as connectTcp } from 'node:net'
 import type { TLSSocket } from 'node:tls'
 import { describe, expect, it } from '@jest/globals'
+import type { Express } from 'express'
+import { only } from '../../src/http/api-app.ts'
 import { startListener } from '../../src/http/listeners.ts'
 import { systemClock } from '../../src/kernel/clock.ts'
 import type { Clock } from '../../src/kernel/clock.ts'
@@ -52,6 +54,28 @@ describe('a stop', () => {
     expect(text).toContain('Connection: close')
     await stopped
     expect(test.listener.connectionCount()).toBe(0)
+  })
+
+  it('closes a connection behind an answer whose header was already out', async () => {
+    const rest = Promise.withResolvers<void>()
+    const mount = (api: Express): void =>
+      only(api, '/stream', {
+        get: async (_req, res) => {
+          res.write('first ')
+          await rest.promise
+          res.end('last')
+        },
+      })
+    const test = await startTestListener({ mount })
+    const socket = await openSocket(test)
+    const end = readToEnd(socket)
+    const begun = new Promise((resolve) => socket.once('data', resolve))
+    socket.write('GET /stream HTTP/1.1\r\nHost: kme\r\n\r\n')
+    await begun
+    const stopped = test.listener.stop(60_000)
+    rest.resolve()
+    expect(await end).toMatch(/first [^]*last/)
+    await stopped
   })
 
   it('cuts what still runs when the grace is over', async () => {

@@ -128,6 +128,7 @@ describe('a request that can be read in two ways or is too large', () => {
     ['H22 65 headers', get(ENC, Array.from({ length: 64 }, (_, at) => `X-${at}: 1\r\n`).join(''))],
     ['H23 NUL in a header', get(ENC, 'X-Odd: a\0b\r\n')],
     ['H25 unknown expectation', post('Expect: 200-ok\r\nContent-Length: 2\r\n', '{}')],
+    ['H28 plain JSON that says it is gzip', post('Content-Encoding: gzip\r\nContent-Length: 2\r\n', '{}')],
     ['H30 huge length, nothing sent', post('Content-Length: 1000000000\r\n')],
     ['H30 huge length, waiting for 100', post('Expect: 100-continue\r\nContent-Length: 1000000000\r\n')],
     ['two content types', post('Content-Type: text/plain\r\nContent-Type: application/json\r\nContent-Length: 2\r\n', '{}')],
