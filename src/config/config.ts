@@ -112,7 +112,7 @@ const schema = z.strictObject({
           id: linkId,
           peer: kmeId,
           driver: z.literal('tcp'),
-          host,
+          host: host.default('127.0.0.1'),
           port: port.min(1),
           /** Blocks the device may send ahead of their acknowledgement. */
           creditBlocks: z.int().min(1).max(1024).default(16),

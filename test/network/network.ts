@@ -1,0 +1,299 @@
+/** Whole KMEs for tests: composed in this process from real parts (PostgreSQL, mTLS, emulated QKD devices), each with a
+ *  database of its own. `kme-a` serves alice, anna and mallory, `kme-b` serves bob and bert; mallory may talk to nobody. */
+import { generateKeyPairSync } from 'node:crypto'
+import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { Agent, request as httpsRequest } from 'node:https'
+import { createServer } from 'node:net'
+import type { AddressInfo } from 'node:net'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import pg from 'pg'
+import { stringify } from 'yaml'
+import { signAdminToken } from '../../src/admin/admin-token.ts'
+import { adminScopes } from '../../src/admin/admin.ts'
+import { compose, type Kme } from '../../src/compose.ts'
+import { parseConfig } from '../../src/config/config.ts'
+import { createDeviceEmulator } from '../../src/device-emulator/device-emulator.ts'
+import { systemClock } from '../../src/kernel/clock.ts'
+import { createLogger } from '../../src/kernel/log.ts'
+import { systemRandom } from '../../src/kernel/random.ts'
+import { SecretBytes } from '../../src/kernel/secret-bytes.ts'
+import { createAuthorities } from '../../src/pki/authorities.ts'
+import type { CertificateAuthorities } from '../../src/pki/pki.ts'
+import { createTestDatabase, type TestDatabase } from '../setup/test-database.ts'
+
+export type KmeName = 'kme-a' | 'kme-b'
+
+export interface Answer {
+  readonly status: number
+  readonly headers: Record<string, string | string[] | undefined>
+  readonly text: string
+  /** The JSON body. */
+  readonly json: Record<string, unknown>
+}
+
+export interface SentKey {
+  readonly key_ID: string
+  readonly key: string
+}
+
+/** One SAE with its certificate and a keep-alive connection to a KME. */
+export interface SaeClient {
+  get(path: string, headers?: Record<string, string>): Promise<Answer>
+  post(path: string, body?: unknown, headers?: Record<string, string>): Promise<Answer>
+  send(method: string, path: string, body: string | Buffer | undefined, headers: Record<string, string>): Promise<Answer>
+  close(): void
+}
+
+export interface NetworkOptions {
+  /** Settings that replace the defaults below `keys`. */
+  readonly keys?: Record<string, number>
+  readonly rateBlocksPerS?: number
+  readonly blockBytes?: number
+  /** Do not wait until keys have been agreed. */
+  readonly startEmpty?: boolean
+  readonly saeIdentity?: 'san-uri' | 'san-uri-or-cn'
+  readonly logLevel?: 'silent' | 'debug' | 'info' | 'warn'
+}
+
+const HOMES: Record<string, KmeName> = { alice: 'kme-a', anna: 'kme-a', mallory: 'kme-a', bob: 'kme-b', bert: 'kme-b' }
+const PARTNERS: Record<string, string[]> = {
+  alice: ['bob', 'bert', 'anna', 'carol'],
+  anna: ['alice', 'bob', 'bert'],
+  bob: ['alice', 'anna', 'bert'],
+  bert: ['alice', 'anna', 'bob'],
+  mallory: [],
+  carol: [],
+}
+
+/** A free port; taken again at once by the caller. */
+export const freePort = (): Promise<number> =>
+  new Promise((resolve, reject) => {
+    const server = createServer()
+    server.once('error', reject)
+    server.listen(0, '127.0.0.1', () => {
+      const { port } = server.address() as AddressInfo
+      server.close(() => resolve(port))
+    })
+  })
+
+/** Calls until it returns something true. @throws Error after the deadline. */
+export const eventually = async <T>(what: string, look: () => Promise<T> | T, deadlineMs = 20_000): Promise<NonNullable<T>> => {
+  const startMs = systemClock.monotonicMs()
+  for (;;) {
+    const seen = await look()
+    if (seen) return seen
+    if (systemClock.monotonicMs() - startMs > deadlineMs) throw new Error(`did not happen in time: ${what}`)
+    await systemClock.sleep(25)
+  }
+}
+
+export type Network = Awaited<ReturnType<typeof startNetwork>>
+
+export const startNetwork = async (options: NetworkOptions = {}) => {
+  const directory = mkdtempSync(join(tmpdir(), 'openkme-network-'))
+  const authorities: CertificateAuthorities = await createAuthorities(join(directory, 'pki'), {
+    clock: systemClock,
+    random: systemRandom,
+  })
+  const tokenKeys = generateKeyPairSync('ed25519', {
+    privateKeyEncoding: { type: 'pkcs8', format: 'pem' },
+    publicKeyEncoding: { type: 'spki', format: 'pem' },
+  })
+  const file = (name: string, content: string): string => {
+    const path = join(directory, name)
+    writeFileSync(path, content, { mode: 0o600 })
+    return path
+  }
+  const devices = await createDeviceEmulator({
+    clock: systemClock,
+    random: systemRandom,
+    linkName: 'a-b',
+    rateBlocksPerS: options.rateBlocksPerS ?? 50,
+    blockBytes: options.blockBytes ?? 4128,
+    startPaused: false,
+  })
+  devices.start()
+
+  const names: readonly KmeName[] = ['kme-a', 'kme-b']
+  const ports = new Map<KmeName, { sae: number; peer: number; admin: number }>()
+  const databases = new Map<KmeName, TestDatabase>()
+  const configs = new Map<KmeName, string>()
+  for (const name of names) {
+    ports.set(name, { sae: await freePort(), peer: await freePort(), admin: await freePort() })
+    databases.set(name, await createTestDatabase())
+  }
+  const tokenKey = file('token.pub.pem', tokenKeys.publicKey)
+  for (const name of names) {
+    const other: KmeName = name === 'kme-a' ? 'kme-b' : 'kme-a'
+    const issued = await authorities.issue({ profile: 'kme', id: name, hosts: ['localhost', '127.0.0.1'] })
+    const certificate = file(`${name}.pem`, issued.certificatePem)
+    const privateKey = file(`${name}.key`, issued.privateKeyPem)
+    const own = ports.get(name)!
+    configs.set(
+      name,
+      stringify({
+        kme: { id: name },
+        log: { level: options.logLevel ?? 'silent', requests: false },
+        custody: { passphraseFile: file(`${name}.passphrase`, `passphrase of ${name}`), argon2MemoryKib: 19456, argon2Passes: 1 },
+        saeApi: {
+          port: own.sae,
+          tls: { certificate, privateKey, clientCa: authorities.files.sae.certificate, clientCrl: authorities.files.sae.revocationList },
+          saeIdentity: options.saeIdentity ?? 'san-uri',
+        },
+        peerApi: {
+          port: own.peer,
+          tls: { certificate, privateKey, ca: authorities.files.kme.certificate, crl: authorities.files.kme.revocationList },
+        },
+        adminApi: { port: own.admin, tls: { certificate, privateKey }, tokenKey },
+        keys: { localStored: 300, ...options.keys },
+        peers: [{ id: other, url: `https://127.0.0.1:${ports.get(other)!.peer}`, deadlineMs: 3000 }],
+        links: [{ id: 'a-b', peer: other, driver: 'tcp', port: name === 'kme-a' ? devices.ports.a : devices.ports.b, creditBlocks: 8 }],
+        saes: [
+          ...Object.entries(HOMES).map(([id, kme]) => ({ id, kme, sharesWith: PARTNERS[id] })),
+          { id: 'carol', kme: 'kme-c', sharesWith: [] },
+        ],
+      }),
+    )
+  }
+
+  const running = new Map<KmeName, Kme>()
+  const start = async (name: KmeName): Promise<void> => {
+    const config = parseConfig(configs.get(name)!, join(directory, `${name}.yaml`))
+    using passphrase = SecretBytes.take(Buffer.from(`passphrase of ${name}`))
+    const log = createLogger(config.log.level, { kme: name })
+    running.set(name, await compose({ config, databaseUrl: databases.get(name)!.url, passphrase, version: 'test', log }))
+  }
+  const stop = async (name: KmeName): Promise<void> => {
+    await running.get(name)?.stop()
+    running.delete(name)
+  }
+
+  const clients: SaeClient[] = []
+  /** @param id the SAE named in the certificate; @param kme where it connects to. */
+  const sae = async (id: string, kme: KmeName = HOMES[id] ?? 'kme-a'): Promise<SaeClient> => {
+    const { certificatePem, privateKeyPem } = await authorities.issue({ profile: 'sae', id })
+    return clientOf(ports.get(kme)!.sae, { cert: certificatePem, key: privateKeyPem })
+  }
+  const clientOf = (port: number, credentials: { cert?: string; key?: string }): SaeClient => {
+    const agent = new Agent({ keepAlive: true, maxSockets: 1 })
+    const send: SaeClient['send'] = (method, path, body, headers) =>
+      new Promise((resolve, reject) => {
+        const outgoing = httpsRequest(
+          { host: '127.0.0.1', port, method, path, headers, agent, ca: authorities.certificatePem.kme, ...credentials },
+          (incoming) => {
+            const chunks: Buffer[] = []
+            incoming.on('data', (chunk: Buffer) => chunks.push(chunk))
+            incoming.on('error', reject)
+            incoming.on('end', () => {
+              const text = Buffer.concat(chunks).toString('utf8')
+              resolve({
+                status: incoming.statusCode ?? 0,
+                headers: incoming.headers,
+                text,
+                get json() {
+                  return JSON.parse(text) as Record<string, unknown>
+                },
+              })
+            })
+          },
+        )
+        outgoing.on('error', reject)
+        outgoing.end(body)
+      })
+    const client: SaeClient = {
+      send,
+      get: (path, headers = {}) => send('GET', path, undefined, headers),
+      post: (path, body, headers = {}) => {
+        const text = body === undefined ? '' : typeof body === 'string' ? body : JSON.stringify(body)
+        return send('POST', path, text, { 'content-type': 'application/json', 'content-length': String(Buffer.byteLength(text)), ...headers })
+      },
+      close: () => agent.destroy(),
+    }
+    clients.push(client)
+    return client
+  }
+  const admin = async (kme: KmeName): Promise<SaeClient> => {
+    const token = await signAdminToken({
+      privateKeyPem: tokenKeys.privateKey,
+      subject: 'tester',
+      scopes: [...adminScopes],
+      lifeS: 3600,
+      clock: systemClock,
+      random: systemRandom,
+    })
+    const plain = clientOf(ports.get(kme)!.admin, {})
+    const authorization = { authorization: `Bearer ${token}` }
+    return {
+      ...plain,
+      get: (path, headers = {}) => plain.get(path, { ...authorization, ...headers }),
+      post: (path, body, headers = {}) => plain.post(path, body, { ...authorization, ...headers }),
+    }
+  }
+  /** Rows of a KME's own database. */
+  const query = async <T>(name: KmeName, sql: string, parameters: unknown[] = []): Promise<T[]> => {
+    const client = new pg.Client({ connectionString: databases.get(name)!.url })
+    await client.connect()
+    try {
+      return (await client.query(sql, parameters)).rows as T[]
+    } finally {
+      await client.end()
+    }
+  }
+  const stop_all = async (): Promise<void> => {
+    clients.forEach((client) => client.close())
+    await Promise.all(names.map(stop))
+    await devices.stop()
+    for (const database of databases.values()) await database.drop()
+    rmSync(directory, { recursive: true, force: true })
+  }
+
+  const network = {
+    directory,
+    authorities,
+    devices,
+    ports,
+    databases,
+    running,
+    start,
+    stop,
+    sae,
+    clientOf,
+    admin,
+    query,
+    [Symbol.asyncDispose]: stop_all,
+  }
+  try {
+    await Promise.all(names.map(start))
+    if (options.startEmpty !== true) {
+      const alice = await sae('alice')
+      const bob = await sae('bob')
+      await eventually('keys in both directions', async () => (await storedKeys(alice, 'bob')) > 0 && (await storedKeys(bob, 'alice')) > 0)
+    }
+    return network
+  } catch (error) {
+    await stop_all()
+    throw error
+  }
+}
+
+/** What "Get status" says can be drawn. */
+export const storedKeys = async (client: SaeClient, slave: string): Promise<number> =>
+  (await client.get(`/api/v1/keys/${slave}/status`)).json['stored_key_count'] as number
+
+export const keysOf = (answer: Answer): SentKey[] => answer.json['keys'] as SentKey[]
+
+/** Waits until the devices are quiet and both ends have agreed all they delivered, so that counts stand still. */
+export const quieten = async (network: Network): Promise<void> => {
+  network.devices.pause()
+  await eventually('all blocks agreed', async () => {
+    for (const name of ['kme-a', 'kme-b'] as const) {
+      const [pending] = await network.query<{ pending: number; total: number }>(
+        name,
+        `SELECT count(*) FILTER (WHERE state = 'INGESTED')::int AS pending, count(*) FILTER (WHERE link_id = 'a-b')::int AS total FROM key_block`,
+      )
+      if (pending!.pending > 0 || pending!.total < network.devices.produced()) return false
+    }
+    return true
+  })
+}
