@@ -1,7 +1,9 @@
 /** Whole KMEs for tests: composed in this process from real parts (PostgreSQL, mTLS, emulated QKD devices), each with a
  *  database of its own. `kme-a` serves alice, anna and mallory, `kme-b` serves bob and bert; mallory may talk to nobody. */
+import { spawn, type ChildProcess } from 'node:child_process'
 import { generateKeyPairSync } from 'node:crypto'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { once } from 'node:events'
+import { mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { Agent, request as httpsRequest } from 'node:https'
 import { createServer } from 'node:net'
 import type { AddressInfo } from 'node:net'
@@ -54,6 +56,10 @@ export interface NetworkOptions {
   readonly startEmpty?: boolean
   readonly saeIdentity?: 'san-uri' | 'san-uri-or-cn'
   readonly logLevel?: 'silent' | 'debug' | 'info' | 'warn'
+  /** Run each KME as a process of its own (`kme start`), so that it can be killed. Its log is in the directory. */
+  readonly processes?: boolean
+  /** Databases to use; clones of the test template if left out. */
+  readonly createDatabase?: (name: string) => Promise<TestDatabase>
 }
 
 const HOMES: Record<string, KmeName> = { alice: 'kme-a', anna: 'kme-a', mallory: 'kme-a', bob: 'kme-b', bert: 'kme-b' }
@@ -121,7 +127,7 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
   const configs = new Map<KmeName, string>()
   for (const name of names) {
     ports.set(name, { sae: await freePort(), peer: await freePort(), admin: await freePort() })
-    databases.set(name, await createTestDatabase())
+    databases.set(name, await (options.createDatabase ?? createTestDatabase)(name.replace('-', '_')))
   }
   const tokenKey = file('token.pub.pem', tokenKeys.publicKey)
   for (const name of names) {
@@ -157,8 +163,44 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
     )
   }
 
-  const running = new Map<KmeName, Kme>()
+  const running = new Map<KmeName, Pick<Kme, 'stop'>>()
+  const processes = new Map<KmeName, ChildProcess>()
+  const startProcess = async (name: KmeName): Promise<void> => {
+    const config = file(`${name}.yaml`, configs.get(name)!)
+    const log = openSync(join(directory, `${name}.log`), 'a')
+    const child = spawn(process.execPath, ['src/cli/kme.ts', 'start', '--config', config], {
+      env: { ...process.env, DATABASE_URL: databases.get(name)!.url },
+      stdio: ['ignore', 'pipe', log],
+    })
+    const output = child.stdout!
+    await new Promise<void>((resolve, reject) => {
+      let text = ''
+      output.on('data', (chunk: Buffer) => {
+        writeFileSync(log, chunk)
+        text += chunk.toString('utf8')
+        if (text.includes('"listening"')) resolve()
+      })
+      child.once('exit', () => reject(new Error(`${name} did not start: ${readFileSync(join(directory, `${name}.log`), 'utf8').slice(-2000)}`)))
+    })
+    const ended = once(child, 'exit')
+    processes.set(name, child)
+    running.set(name, {
+      stop: async () => {
+        child.kill('SIGTERM')
+        await ended
+      },
+    })
+  }
+  /** kill -9. The next `start` begins a new process. */
+  const kill = async (name: KmeName): Promise<void> => {
+    const child = processes.get(name)!
+    const ended = once(child, 'exit')
+    child.kill('SIGKILL')
+    await ended
+    running.delete(name)
+  }
   const start = async (name: KmeName): Promise<void> => {
+    if (options.processes === true) return startProcess(name)
     const config = parseConfig(configs.get(name)!, join(directory, `${name}.yaml`))
     using passphrase = SecretBytes.take(Buffer.from(`passphrase of ${name}`))
     const log = createLogger(config.log.level, { kme: name })
@@ -257,6 +299,7 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
     running,
     start,
     stop,
+    kill,
     sae,
     clientOf,
     admin,

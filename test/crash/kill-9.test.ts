@@ -1,0 +1,76 @@
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals'
+import { eventually, keysOf, startNetwork, storedKeys, type Network, type SaeClient, type SentKey } from '../network/network.ts'
+
+const KILLS = 20
+
+describe('KME processes that are killed', () => {
+  let network: Network
+  let alice: SaeClient
+  let bob: SaeClient
+
+  beforeAll(async () => {
+    network = await startNetwork({ processes: true, rateBlocksPerS: 20, logLevel: 'warn' })
+    alice = await network.sae('alice')
+    bob = await network.sae('bob')
+  })
+  afterAll(async () => {
+    await network?.[Symbol.asyncDispose]()
+  })
+
+  it('kill -9 of the KME of the slave between enc_keys and dec_keys: the slave still gets its key', async () => {
+    const issued = await alice.post('/api/v1/keys/bob/enc_keys', { number: 3 })
+    expect(issued.status).toBe(200)
+    await network.kill('kme-b')
+    await network.start('kme-b')
+    const wanted = keysOf(issued).map(({ key_ID }) => ({ key_ID }))
+    const fetched = await bob.post('/api/v1/keys/alice/dec_keys', { key_IDs: wanted })
+    expect(fetched.status).toBe(200)
+    expect(keysOf(fetched)).toEqual(keysOf(issued))
+    await eventually('kme-a trusts kme-b again', async () => (await storedKeys(alice, 'bob')) > 0)
+  })
+
+  it(`kill -9 of the KME of the master ${KILLS} times in a loop of enc_keys: no key ID and no key bytes appear twice, and every key answered is fetched`, async () => {
+    const received: SentKey[] = []
+    let stop = false
+    let answers = 0
+    const draw = async (): Promise<void> => {
+      const master = await network.sae('alice')
+      while (!stop) {
+        try {
+          const answer = await master.post('/api/v1/keys/bob/enc_keys', { number: 1 + (answers % 3) })
+          answers += 1
+          if (answer.status === 200) received.push(...keysOf(answer))
+          else await new Promise((resolve) => setTimeout(resolve, 20))
+        } catch {
+          // The KME is dead or was killed under this request: what it would have answered counts as unknown.
+          await new Promise((resolve) => setTimeout(resolve, 20))
+        }
+      }
+    }
+    const drawers = Array.from({ length: 6 }, draw)
+    for (let kills = 0; kills < KILLS; kills += 1) {
+      const before = received.length
+      await eventually('keys flow before the kill', () => received.length > before + 5, 60_000)
+      await network.kill('kme-a')
+      await network.start('kme-a')
+    }
+    stop = true
+    await Promise.all(drawers)
+
+    expect(received.length).toBeGreaterThan(KILLS * 5)
+    expect(new Set(received.map((key) => key.key_ID)).size).toBe(received.length)
+    expect(new Set(received.map((key) => key.key)).size).toBe(received.length)
+
+    const fetched: SentKey[] = []
+    for (let at = 0; at < received.length; at += 100) {
+      const wanted = received.slice(at, at + 100).map(({ key_ID }) => ({ key_ID }))
+      const answer = await bob.post('/api/v1/keys/alice/dec_keys', { key_IDs: wanted })
+      expect(answer.status).toBe(200)
+      fetched.push(...keysOf(answer))
+    }
+    expect(fetched).toEqual(received)
+
+    // What was in flight when a process died is settled with the other end, not left lying.
+    await eventually('no reservation is left', async () => (await network.query('kme-a', 'SELECT 1 FROM reservation')).length === 0)
+  }, 240_000)
+})
