@@ -19,6 +19,7 @@ interface Flags {
   readonly corrupt: number
   readonly bufferBlocks: number
   readonly paused: boolean
+  readonly stopWithParent: boolean
 }
 
 /** Adds the command to the operator's command line. It runs until `quit`, SIGINT or SIGTERM. */
@@ -43,6 +44,7 @@ export const addDeviceEmulatorCommand = (program: Command): void => {
     .option('--corrupt <p>', 'probability that one bit of a block is wrong at one end', decimal(0, 1), 0)
     .option('--buffer-blocks <n>', 'unacknowledged blocks each end keeps before both stop', wholeNumber(1, 1_000_000), 1024)
     .option('--paused', 'produce nothing until "resume" is typed', false)
+    .option('--stop-with-parent', 'stop when standard input ends, as it does when the program that started this one dies', false)
     .addHelpText('after', `\nWhile it runs, type one of: ${CONTROL_LINES}`)
     .action((flags: Flags) => runDeviceEmulator(flags))
 }
@@ -76,6 +78,7 @@ const runDeviceEmulator = async (flags: Flags): Promise<void> => {
       console.log(reply.text)
       if (reply.quit) quit.resolve()
     })
+    if (flags.stopWithParent) lines.once('close', () => quit.resolve())
     console.log(`LISTENING a=${emulator.ports.a} b=${emulator.ports.b}`)
     await quit.promise
     lines.close()

@@ -3,6 +3,7 @@ import { Command } from 'commander'
 import { systemClock } from '../kernel/clock.ts'
 import { systemRandom } from '../kernel/random.ts'
 import { addAdminCommands } from './admin-commands.ts'
+import { addDemoCommand } from './demo-command.ts'
 import { addDeviceEmulatorCommand } from './device-emulator-command.ts'
 import { addPkiCommands } from './pki-commands.ts'
 import { addStartCommand, readVersion } from './start-command.ts'
@@ -13,6 +14,7 @@ const program = new Command('kme')
   .showHelpAfterError('(kme --help shows what there is)')
 
 addStartCommand(program)
+addDemoCommand(program)
 addDeviceEmulatorCommand(program)
 addPkiCommands(program, { clock: systemClock, random: systemRandom, print: (text) => console.log(text) })
 addAdminCommands(program)

@@ -1,5 +1,6 @@
 /** `kme start` and `kme config check`: run one KME from its configuration file. */
 import { readFileSync } from 'node:fs'
+import { Socket } from 'node:net'
 import type { Command } from 'commander'
 import { compose } from '../compose.ts'
 import { loadConfig } from '../config/config.ts'
@@ -18,18 +19,24 @@ export const addStartCommand = (program: Command): void => {
     .command('start')
     .description('Run one KME in the foreground until SIGTERM or SIGINT')
     .option('-c, --config <file>', 'configuration file', DEFAULT_CONFIG)
-    .action(async ({ config: file }: { config: string }) => {
+    .option('--stop-with-parent', 'stop when standard input ends, as it does when the program that started this one dies')
+    .action(async ({ config: file, stopWithParent = false }: { config: string; stopWithParent?: boolean }) => {
       const config = loadConfig(file)
       const log = createLogger(config.log.level, { kme: config.kme.id })
+      const stop = Promise.withResolvers<void>()
+      if (stopWithParent) {
+        // Not the reason to stay alive when the start fails.
+        if (process.stdin instanceof Socket) process.stdin.unref()
+        process.stdin.on('close', () => stop.resolve()).resume()
+      }
       using passphrase = readPassphrase(config)
       const kme = await compose({ config, databaseUrl: databaseUrl(config), passphrase, version: readVersion(), log })
       const { ports } = kme
+      process.on('SIGTERM', () => stop.resolve())
+      process.on('SIGINT', () => stop.resolve())
       // The one line that says the listeners are open; programs that start a KME wait for it.
       console.log(JSON.stringify({ event: 'listening', kmeId: kme.kmeId, ...ports }))
-      await new Promise<void>((resolve) => {
-        process.on('SIGTERM', () => resolve())
-        process.on('SIGINT', () => resolve())
-      })
+      await stop.promise
       await kme.stop()
     })
 

@@ -1,0 +1,86 @@
+/** `kme demo`: three KMEs on this machine, in one command. Reads KME_DEMO_DIR and KME_DEMO_PORT. */
+import { resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import type { Command } from 'commander'
+import { prepareDemo, resetDemo, runDemo } from '../demo/demo.ts'
+import { BASE_PORT_MAX, DEFAULT_BASE_PORT } from '../demo/layout.ts'
+import { systemClock } from '../kernel/clock.ts'
+
+const DEFAULT_DIRECTORY = '.kme/demo'
+
+interface Flags {
+  readonly reset?: boolean
+  readonly prepareOnly?: boolean
+  readonly containers?: boolean
+}
+
+export const addDemoCommand = (program: Command): void => {
+  program
+    .command('demo')
+    .summary('run three KMEs on this machine to try everything')
+    .description(
+      'Runs a network of three KMEs on 127.0.0.1 with emulated QKD devices and a database of its own, until Ctrl-C.\n' +
+        'Prints READY when keys can be fetched, and what to try. The next start goes on with the same keys.',
+    )
+    .option('--reset', 'remove everything earlier starts left, then start')
+    .option('--prepare-only', 'write certificates and configuration files, start nothing')
+    .option('--containers', 'with --prepare-only: files for docker-compose.yml')
+    .addHelpText(
+      'after',
+      `
+Environment:
+  KME_DEMO_DIR   directory of the demo (default ${DEFAULT_DIRECTORY})
+  KME_DEMO_PORT  base port (default ${DEFAULT_BASE_PORT}). SAE APIs are at base +1 to +3, peer APIs at +11 to +13,
+                 admin APIs at +21 to +23, PostgreSQL at +31, emulated devices at +41 to +44`,
+    )
+    .action(async (flags: Flags) => {
+      const directory = resolve(process.env['KME_DEMO_DIR'] || DEFAULT_DIRECTORY)
+      const basePort = parseBasePort(process.env['KME_DEMO_PORT'] || String(DEFAULT_BASE_PORT))
+      if (flags.containers === true && flags.prepareOnly !== true) throw new Error('--containers goes with --prepare-only')
+      if (flags.reset === true) await resetDemo(directory)
+      if (flags.prepareOnly === true) {
+        await prepareDemo({ directory, basePort, containers: flags.containers === true })
+        console.log(`The files of the demo network are in ${directory}`)
+      } else {
+        await run(directory, basePort)
+      }
+    })
+}
+
+const run = async (directory: string, basePort: number): Promise<void> => {
+  const stopping = new AbortController()
+  // A second signal changes nothing: npm passes on what the terminal has sent already.
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) process.on(signal, () => stopping.abort())
+  // npm runs this in a shell and passes SIGTERM to the shell alone, which dies of it without telling us.
+  if (process.env['npm_lifecycle_event'] !== undefined) void stopWithParent(stopping)
+  process.stdout.on('error', () => {
+    // Whoever read what the demo prints has gone; the demo goes on.
+  })
+  // These name the services of one KME; the demo's KMEs have their own.
+  const { DATABASE_URL: _database, REDIS_URL: _redis, ...environment } = process.env
+  await runDemo(
+    {
+      directory,
+      basePort,
+      kme: [process.execPath, fileURLToPath(new URL('kme.ts', import.meta.url))],
+      environment,
+      say: (text) => console.log(text),
+    },
+    stopping.signal,
+  )
+}
+
+const PARENT_INTERVAL_MS = 250
+
+/** Aborts `stopping` when the process that started this one is gone. */
+const stopWithParent = async (stopping: AbortController): Promise<void> => {
+  const parent = process.ppid
+  while (!stopping.signal.aborted && process.ppid === parent) await systemClock.sleep(PARENT_INTERVAL_MS, stopping.signal)
+  stopping.abort()
+}
+
+const parseBasePort = (text: string): number => {
+  const port = /^\d+$/.test(text) ? Number(text) : NaN
+  if (!(port >= 1 && port <= BASE_PORT_MAX)) throw new Error(`KME_DEMO_PORT must be a number from 1 to ${BASE_PORT_MAX}`)
+  return port
+}

@@ -1,0 +1,178 @@
+/** The demo network on this machine (`npm start`): an embedded PostgreSQL, two pairs of emulated QKD devices and three KMEs, each a
+ *  process of its own. What it is made of and where it is found is in layout.ts.
+ *  Holds: a child that dies is started again and takes nobody down with it; a stop, or the death of the demo itself, leaves
+ *  nothing running; nothing is lost between one start and the next. */
+import { existsSync, readdirSync, renameSync, writeFileSync } from 'node:fs'
+import { rm } from 'node:fs/promises'
+import { systemClock, type Clock } from '../kernel/clock.ts'
+import { systemRandom, type Random } from '../kernel/random.ts'
+import { lockDirectory, refuseLocked } from './directory-lock.ts'
+import { requireFreePorts } from './free-ports.ts'
+import { startPostgres } from './kept-postgres.ts'
+import { BLOCK_BYTES, BLOCKS_PER_S } from './kme-yaml.ts'
+import { devicePorts, filesOf, kmeNames, links, type DemoFiles } from './layout.ts'
+import { nextSteps } from './next-steps.ts'
+import { limitLog, prepareFiles, renewFiles } from './prepare-files.ts'
+import { findMissing } from './readiness.ts'
+import { superviseProcess, type SupervisedProcess } from './supervised-process.ts'
+
+export interface DemoOptions {
+  /** Absolute. */
+  readonly directory: string
+  readonly basePort: number
+  /** Node.js and the file of the `kme` command line. */
+  readonly kme: readonly [string, ...string[]]
+  /** Of the children. */
+  readonly environment: Readonly<Record<string, string | undefined>>
+  /** Prints a line for people. */
+  readonly say: (text: string) => void
+  readonly clock?: Clock
+  readonly random?: Random
+}
+
+const LOOK_INTERVAL_MS = 200
+const READY_DEADLINE_MS = 120_000
+const RENEW_INTERVAL_MS = 6 * 3_600_000
+// A stop takes at most ten seconds: PostgreSQL, without clients by then, needs less than one.
+const KME_STOP_DEADLINE_MS = 6000
+const DEVICE_STOP_DEADLINE_MS = 1000
+
+/** Runs the network until `signal` aborts.
+ *  @throws Error with a text that says what to do, when it cannot start; nothing is left running then. */
+export const runDemo = async (options: DemoOptions, signal: AbortSignal): Promise<void> => {
+  const { directory, basePort, clock = systemClock, random = systemRandom } = options
+  const files = filesOf(directory)
+  const startedMs = clock.monotonicMs()
+  const say = (text: string): void =>
+    options.say(`[${((clock.monotonicMs() - startedMs) / 1000).toFixed(1).padStart(5)} s] ${text}`)
+
+  await using cleanUp = new AsyncDisposableStack()
+  cleanUp.use(await lockDirectory(directory, files.lock, random))
+  await requireFreePorts(basePort)
+
+  const pids = new Map<string, () => number | undefined>([['demo', () => process.pid]])
+  cleanUp.defer(() => rm(files.pids, { force: true }))
+  const onChange = (): void => writePids(files, pids)
+
+  say(`certificates, configuration and PostgreSQL in ${directory}`)
+  // Both to their end, whatever comes of the other: what was started must be stopped.
+  const [prepared, started] = await Promise.allSettled([
+    prepareFiles(files, { basePort, containers: false }, { clock, random }),
+    startPostgres(files, basePort, { clock, random, say, onChange }),
+  ])
+  if (started.status === 'fulfilled') {
+    const postgres = started.value
+    pids.set('postgres', () => postgres.pid())
+    const watching = new AbortController()
+    const watched = postgres.watch(watching.signal)
+    cleanUp.defer(async () => {
+      watching.abort()
+      await watched
+      await postgres.stop()
+    })
+  }
+  for (const result of [prepared, started]) if (result.status === 'rejected') throw result.reason
+  if (signal.aborted) return
+
+  const start = async (name: string, ...args: string[]): Promise<SupervisedProcess> => {
+    const logFile = files.log(name)
+    await limitLog(logFile)
+    const child = superviseProcess({
+      command: [...options.kme, ...args, '--stop-with-parent'],
+      environment: options.environment,
+      logFile,
+      clock,
+      onChange,
+      onDied: (how, restartInMs) => say(`${name} ended (${how}); starting it again in ${restartInMs / 1000} s, log: ${logFile}`),
+    })
+    pids.set(name, () => child.pid())
+    onChange()
+    return child
+  }
+
+  say('emulated QKD devices and KMEs')
+  const devices: SupervisedProcess[] = []
+  cleanUp.defer(() => stopAll(devices, DEVICE_STOP_DEADLINE_MS))
+  for (const link of links) devices.push(await start(link.devices, ...deviceArguments(link.id, basePort)))
+  const kmes: SupervisedProcess[] = []
+  cleanUp.defer(() => stopAll(kmes, KME_STOP_DEADLINE_MS))
+  for (const kme of kmeNames) kmes.push(await start(kme, 'start', '--config', files.config(kme)))
+
+  await waitUntilReady(files, basePort, { say, clock }, signal)
+  if (!signal.aborted) {
+    say('three KMEs serve, every pool has keys')
+    options.say('READY')
+    options.say(nextSteps(files, basePort))
+  }
+  while (!signal.aborted) {
+    await clock.sleep(RENEW_INTERVAL_MS, signal)
+    if (signal.aborted) break
+    await renewFiles(files, { clock, random }).catch((error: unknown) =>
+      say(`admin token and revocation lists were not renewed: ${(error as Error).message}`),
+    )
+  }
+  say('stopping')
+}
+
+const stopAll = async (processes: readonly SupervisedProcess[], deadlineMs: number): Promise<void> => {
+  await Promise.all(processes.map((one) => one.stop(deadlineMs)))
+}
+
+/** Makes the files of the network and starts nothing.
+ *  @param options.containers for docker-compose.yml: listeners take every address, others are found by service names.
+ *  @throws Error when a demo runs on the directory. */
+export const prepareDemo = async (
+  options: Pick<DemoOptions, 'directory' | 'basePort' | 'clock' | 'random'> & { readonly containers: boolean },
+): Promise<void> => {
+  const { directory, basePort, containers, clock = systemClock, random = systemRandom } = options
+  const files = filesOf(directory)
+  await using _lock = await lockDirectory(directory, files.lock, random)
+  await prepareFiles(files, { basePort, containers }, { clock, random })
+}
+
+/** Removes everything in the demo's directory.
+ *  @throws Error when a demo runs on it, or when it holds something else than a demo. */
+export const resetDemo = async (directory: string): Promise<void> => {
+  const files = filesOf(directory)
+  if (!existsSync(directory)) return
+  await refuseLocked(directory, files.lock)
+  const isDemo = [files.pki, `${files.pki}.partial`, files.postgres].some((path) => existsSync(path))
+  if (!isDemo && readdirSync(directory).length > 0) {
+    throw new Error(`${directory} does not hold a demo network, so it is not removed. Check KME_DEMO_DIR.`)
+  }
+  await rm(directory, { recursive: true })
+}
+
+const deviceArguments = (link: (typeof links)[number]['id'], basePort: number): string[] => {
+  const [portA, portB] = devicePorts(basePort, link)
+  const options = { 'port-a': portA, 'port-b': portB, link, 'block-bytes': BLOCK_BYTES, rate: BLOCKS_PER_S }
+  return ['device-emulator', ...Object.entries(options).map(([name, value]) => `--${name}=${value}`)]
+}
+
+/** For scripts that want to stop one part: name and process ID of everything that runs. */
+const writePids = (files: DemoFiles, pids: ReadonlyMap<string, () => number | undefined>): void => {
+  const running = Object.fromEntries([...pids].flatMap(([name, pid]) => (pid() === undefined ? [] : [[name, pid()]])))
+  // By rename: a reader sees a whole file.
+  const partial = `${files.pids}.partial`
+  writeFileSync(partial, `${JSON.stringify(running, undefined, 2)}\n`)
+  renameSync(partial, files.pids)
+}
+
+const waitUntilReady = async (
+  files: DemoFiles,
+  basePort: number,
+  { say, clock }: { readonly say: (text: string) => void; readonly clock: Clock },
+  signal: AbortSignal,
+): Promise<void> => {
+  const deadlineMs = clock.monotonicMs() + READY_DEADLINE_MS
+  let shown = ''
+  while (!signal.aborted) {
+    const missing = (await findMissing(files, basePort)).join(', ')
+    if (missing === '') return
+    if (clock.monotonicMs() > deadlineMs)
+      throw new Error(`The demo network did not become ready: ${missing}. Logs: ${files.logs}`)
+    if (missing !== shown) say(missing)
+    shown = missing
+    await clock.sleep(LOOK_INTERVAL_MS, signal)
+  }
+}

@@ -1,0 +1,83 @@
+/** The configuration file of a demo KME, as text for people to read. */
+import { devicePorts, kmeNames, links, portsOf, saes, type KmeName } from './layout.ts'
+
+/** How many blocks a demo device makes: 16 blocks of 8 KiB a second, about 4000 keys of 256 bits. */
+export const BLOCK_BYTES = 8192
+export const BLOCKS_PER_S = 16
+/** Reached a few seconds after the first start; from then on the devices wait for somebody to use keys. */
+const STORED_MAX = 20_000
+/** Ports of the devices in docker-compose.yml, where every pair has an address of its own. */
+const CONTAINER_DEVICE_PORTS = [7001, 7002] as const
+
+export interface KmeYamlOptions {
+  readonly kme: KmeName
+  readonly basePort: number
+  /** Listeners take every address, and others are found by the service names of docker-compose.yml. */
+  readonly containers: boolean
+}
+
+/** @returns YAML; every path in it is seen from the demo directory. */
+export const kmeYaml = ({ kme, basePort, containers }: KmeYamlOptions): string => {
+  const own = portsOf(basePort, kme)
+  const address = containers ? '0.0.0.0' : '127.0.0.1'
+  const identity = `certificate: pki/issued/kme-${kme}.pem, privateKey: pki/issued/kme-${kme}.key`
+  const ownLinks = links.filter(({ ends }) => ends.includes(kme))
+  const neighbours = kmeNames.filter((other) => other !== kme && ownLinks.some(({ ends }) => ends.includes(other)))
+
+  const peerLine = (other: KmeName): string =>
+    `  - { id: ${other}, url: 'https://${containers ? other : '127.0.0.1'}:${portsOf(basePort, other).peer}' }`
+  const linkLines = ({ id, ends, devices }: (typeof links)[number]): string => {
+    const end = ends[0] === kme ? 0 : 1
+    const port = (containers ? CONTAINER_DEVICE_PORTS : devicePorts(basePort, id))[end]
+    return `  - { id: ${id}, peer: ${ends[1 - end]}, driver: tcp, host: ${containers ? devices : '127.0.0.1'}, port: ${port} }`
+  }
+
+  return `# ${kme} of the demo network. "kme demo" writes this file at every start: to try something else, copy it.
+# Paths are seen from the folder of this file. "kme config check --config FILE" finds mistakes.
+
+kme:
+  id: ${kme}
+
+log:
+  level: info
+  requests: true # one line per request
+${containers ? '\n# The database: DATABASE_URL in the environment.\n' : `\ndatabase:\n  urlFile: secrets/${kme}.database-url\n`}
+# Keys are stored encrypted. The root key is derived from this passphrase: without it nobody reads them.
+custody:
+  passphraseFile: secrets/${kme}.passphrase
+
+# For applications (SAEs): ETSI GS QKD 014. A client certificate of the SAE authority is required.
+saeApi:
+  host: ${address}
+  port: ${own.sae}
+  tls: { ${identity}, clientCa: pki/sae-ca.pem, clientCrl: pki/sae-ca.crl.pem }
+
+# For other KMEs.
+peerApi:
+  host: ${address}
+  port: ${own.peer}
+  tls: { ${identity}, ca: pki/kme-ca.pem, crl: pki/kme-ca.crl.pem }
+
+# For people and for Prometheus. Tokens are checked with this public key.
+adminApi:
+  host: ${address}
+  port: ${own.admin}
+  tls: { ${identity} }
+  tokenKey: pki/admin-token.pub.pem
+
+keys:
+  maxStored: ${STORED_MAX} # per peer KME; a full pool lets the devices wait
+
+peers:
+${neighbours.map(peerLine).join('\n')}
+
+# QKD links. The driver speaks to an emulated device (docs/device-protocol.md).
+links:
+${ownLinks.map(linkLines).join('\n')}
+
+# Applications, the KME each one fetches its keys from, and whom it may share keys with. Read when one is new to the database;
+# afterwards the admin API decides.
+saes:
+${saes.map(({ name, home, sharesWith }) => `  - { id: ${name}, kme: ${home}, sharesWith: [${sharesWith.join(', ')}] }`).join('\n')}
+`
+}

@@ -1,0 +1,37 @@
+/** What to try once the demo is ready: lines to copy into a POSIX shell, each of which works by itself. */
+import { join } from 'node:path'
+import { portsOf, type DemoFiles, type KmeName, type SaeName } from './layout.ts'
+
+/** @returns text for the terminal. */
+export const nextSteps = (files: DemoFiles, basePort: number): string => {
+  const curl = `curl -sS --cacert ${quoted(files.ca)}`
+  const as = (sae: SaeName): string =>
+    `${curl} --cert ${quoted(join(files.directory, `sae-${sae}.pem`))} --key ${quoted(join(files.directory, `sae-${sae}.key`))}`
+  const keys = (kme: KmeName): string => `https://127.0.0.1:${portsOf(basePort, kme).sae}/api/v1/keys`
+  const keyId = join(files.directory, 'key-id.txt')
+  // Shows the answer and keeps the key_ID alone: a key should not lie about in a file.
+  const keepKeyId = `sed -n -e p -e ${quoted(`s/.*"key_ID":"\\([^"]*\\)".*/\\1/w ${keyId}`)}`
+  const admin = `${curl} -H "Authorization: Bearer $(cat ${quoted(files.adminToken)})"`
+
+  return `
+Three KMEs in a line: kme-a (alice, mallory) - kme-b (bob) - kme-c (carol). Lines to copy:
+
+# alice asks kme-a for a key she will share with bob
+${as('alice')} ${keys('kme-a')}/bob/enc_keys | ${keepKeyId}
+
+# bob fetches the same key from kme-b by its key_ID; a second time there is none
+${as('bob')} "${keys('kme-b')}/alice/dec_keys?key_ID=$(cat ${quoted(keyId)})"
+
+# how many keys are ready
+${as('alice')} ${keys('kme-a')}/bob/status
+
+# the admin API of kme-a
+${admin} https://127.0.0.1:${portsOf(basePort, 'kme-a').admin}/api/v1/links
+
+Files       ${files.directory}
+Logs        ${files.logs}
+Stop        Ctrl-C. The next start goes on with the same keys; "npm start -- --reset" begins anew.
+`
+}
+
+const quoted = (text: string): string => (/^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", `'\\''`)}'`)
