@@ -5,7 +5,10 @@ import { systemRandom } from '../kernel/random.ts'
 import { addAdminCommands } from './admin-commands.ts'
 import { addDemoCommand } from './demo-command.ts'
 import { addDeviceEmulatorCommand } from './device-emulator-command.ts'
+import { addDoctorCommand } from './doctor-command.ts'
+import { addOperatorCommands } from './operator-commands.ts'
 import { addPkiCommands } from './pki-commands.ts'
+import { addSaeClientCommands } from './sae-client-commands.ts'
 import { addStartCommand, readVersion } from './start-command.ts'
 
 const program = new Command('kme')
@@ -18,6 +21,9 @@ addDemoCommand(program)
 addDeviceEmulatorCommand(program)
 addPkiCommands(program, { clock: systemClock, random: systemRandom, print: (text) => console.log(text) })
 addAdminCommands(program)
+addSaeClientCommands(program)
+addOperatorCommands(program)
+addDoctorCommand(program, { clock: systemClock })
 
 try {
   await program.parseAsync()

@@ -1,0 +1,279 @@
+/** The operator's commands over the admin API: `kme status`, `kme sae|link|pool|peer|audit ...`. A program gets the API's own JSON
+ *  with --json; a person gets a table. */
+import type { Command } from 'commander'
+import { createAdminClient, type AdminClient } from '../client/admin-client.ts'
+import { showSaeStatus, withSaeOptions, type SaeOptions } from './sae-client-commands.ts'
+import { environmentOption, need, readNamedFile, table, talk, toJson, wholeNumber, withTalkOptions } from './terminal.ts'
+
+interface AdminOptions {
+  readonly admin?: string
+  readonly tokenFile?: string
+  readonly ca?: string
+  readonly deadlineMs: number
+  readonly json?: boolean
+}
+
+interface AuditOptions extends AdminOptions {
+  readonly before?: string
+  readonly event?: string
+  readonly actor?: string
+  readonly limit?: number
+}
+
+// What the admin API answers (openapi/admin.yaml).
+interface Kme {
+  readonly kmeId: string
+  readonly version: string
+  readonly uptimeS: number
+  readonly state: 'ready' | 'not-ready'
+  readonly probes: readonly { readonly name: string; readonly ok: boolean }[]
+}
+interface Pool {
+  readonly kmeId: string
+  readonly keySizeBits: number
+  readonly mine: number
+  readonly theirs: number
+  readonly deliverable: number
+  readonly max: number
+}
+interface Link {
+  readonly linkId: string
+  readonly peerKmeId: string
+  readonly driver: string
+  readonly state: string
+  readonly reason: string | null
+  readonly qber: number | null
+  readonly keyRateBps: number
+  readonly blocksAgreed: number
+  readonly blocksRejected: number
+  readonly newestBlockAgeMs: number | null
+}
+interface Peer {
+  readonly kmeId: string
+  readonly url: string
+  readonly available: boolean
+  readonly lastAnswerAgeMs: number | null
+  readonly failuresInARow: number
+}
+interface Sae {
+  readonly saeId: string
+  readonly kmeId: string
+  readonly enabled: boolean
+  readonly sharesWith: readonly string[]
+}
+interface AuditRecord {
+  readonly seq: string
+  readonly at: string
+  readonly event: string
+  readonly actor: string
+  readonly outcome: string
+  readonly subject: Readonly<Record<string, unknown>>
+}
+
+/** Adds `status`, `sae`, `link`, `pool`, `peer` and `audit` to the program. */
+export const addOperatorCommands = (program: Command): void => {
+  addStatus(program)
+  addSaeCommands(group(program, 'sae', 'SAEs: who may use this KME, and who may share keys with whom'))
+  addList(group(program, 'link', 'QKD links'), 'all QKD links', 'links', linkTable)
+  addList(group(program, 'pool', 'key pools'), 'levels of all key pools', 'pools', poolTable)
+  addList(group(program, 'peer', 'other KMEs'), 'all peer KMEs', 'peers', peerTable)
+  addAuditList(group(program, 'audit', 'the audit log'))
+}
+
+/** The command group of this name; another file may have made it. */
+const group = (program: Command, name: string, description: string): Command =>
+  program.commands.find((command) => command.name() === name) ?? program.command(name).description(description)
+
+const withAdminOptions = (command: Command): Command =>
+  withTalkOptions(command)
+    .addOption(environmentOption('--admin <url>', 'KME_ADMIN_URL', 'admin API of the KME, such as https://localhost:8461'))
+    .addOption(environmentOption('--token-file <file>', 'KME_ADMIN_TOKEN_FILE', 'file with a token made by "kme admin token"'))
+
+const asAdmin = (options: AdminOptions, work: (client: AdminClient) => Promise<void>): Promise<void> =>
+  talk(async () => {
+    const client = createAdminClient({
+      url: need(options.admin, '--admin', 'KME_ADMIN_URL'),
+      token: readNamedFile(need(options.tokenFile, '--token-file', 'KME_ADMIN_TOKEN_FILE'), '--token-file').trim(),
+      caPem: readNamedFile(need(options.ca, '--ca', 'KME_CA'), '--ca'),
+      deadlineMs: options.deadlineMs,
+    })
+    try {
+      await work(client)
+    } finally {
+      client.close()
+    }
+  })
+
+const addStatus = (program: Command): void => {
+  withSaeOptions(withAdminOptions(program.command('status [slaveSaeId]')))
+    .description('state of a KME (admin API); with a slave SAE: what could be had to share with it (ETSI GS QKD 014, Get status)')
+    .addHelpText(
+      'after',
+      `
+Without an argument the admin API is asked: --admin, --token-file, --ca. Exit status 2 when the KME is not ready.
+With a slave SAE the SAE API is asked: --kme, --cert, --key, --ca.`,
+    )
+    .action((slaveSaeId: string | undefined, options: AdminOptions & SaeOptions) =>
+      slaveSaeId === undefined ? showKme(options) : showSaeStatus(slaveSaeId, options),
+    )
+}
+
+const showKme = (options: AdminOptions): Promise<void> =>
+  asAdmin(options, async (client) => {
+    const [kme, pools, links, peers] = (await Promise.all([
+      client.get('kme'),
+      client.get('pools'),
+      client.get('links'),
+      client.get('peers'),
+    ])) as unknown as [Kme, { pools: Pool[] }, { links: Link[] }, { peers: Peer[] }]
+    if (kme.state !== 'ready') process.exitCode = 2
+    if (options.json === true) return console.log(toJson({ kme, ...pools, ...links, ...peers }))
+    const failing = kme.probes.filter(({ ok }) => !ok).map(({ name }) => name)
+    const why = failing.length > 0 ? ` (failing: ${failing.join(', ')})` : ''
+    console.log(`${kme.kmeId}: ${kme.state}${why}, version ${kme.version}, up for ${duration(kme.uptimeS * 1000)}`)
+    const sections = [
+      ['Pools', poolTable(pools.pools)],
+      ['Links', linkTable(links.links)],
+      ['Peers', peerTable(peers.peers)],
+    ]
+    for (const [title, text] of sections) console.log(`\n${title}\n${text}`)
+  })
+
+/** @param draw takes what the admin API lists under `path`. */
+const addList = (parent: Command, description: string, path: string, draw: (entries: never) => string): void => {
+  withAdminOptions(parent.command('list'))
+    .description(`show ${description}`)
+    .action((options: AdminOptions) =>
+      asAdmin(options, async (client) => {
+        const answer = await client.get(path)
+        console.log(options.json === true ? toJson(answer) : draw(answer[path] as never))
+      }),
+    )
+}
+
+const poolTable = (pools: readonly Pool[]): string =>
+  table(
+    ['kme', 'key size', 'deliverable', 'max', 'mine', 'theirs'],
+    pools.map((pool) => [
+      pool.kmeId,
+      `${pool.keySizeBits} bits`,
+      ...[pool.deliverable, pool.max, pool.mine, pool.theirs].map(String),
+    ]),
+  )
+
+const linkTable = (links: readonly Link[]): string =>
+  table(
+    ['link', 'peer', 'driver', 'state', 'qber', 'key rate', 'agreed', 'rejected', 'newest block', 'reason'],
+    links.map((link) => [
+      link.linkId,
+      link.peerKmeId,
+      link.driver,
+      link.state,
+      link.qber === null ? '-' : `${(link.qber * 100).toFixed(2)} %`,
+      `${Math.round(link.keyRateBps)} bit/s`,
+      String(link.blocksAgreed),
+      String(link.blocksRejected),
+      age(link.newestBlockAgeMs),
+      link.reason ?? '-',
+    ]),
+  )
+
+const peerTable = (peers: readonly Peer[]): string =>
+  table(
+    ['kme', 'url', 'available', 'last answer', 'failures in a row'],
+    peers.map((peer) => [
+      peer.kmeId,
+      peer.url,
+      peer.available ? 'yes' : 'no',
+      age(peer.lastAnswerAgeMs),
+      String(peer.failuresInARow),
+    ]),
+  )
+
+const saeTable = (saes: readonly Sae[]): string =>
+  table(
+    ['sae', 'kme', 'enabled', 'shares with'],
+    saes.map((sae) => [sae.saeId, sae.kmeId, sae.enabled ? 'yes' : 'no', sae.sharesWith.join(' ') || '-']),
+  )
+
+const addSaeCommands = (sae: Command): void => {
+  addList(sae, 'all registered SAEs', 'saes', saeTable)
+
+  withAdminOptions(sae.command('register <saeId>'))
+    .description('register an SAE; it shares keys with nobody until "kme sae allow"')
+    .option('--home <kmeId>', 'the KME it is homed at; the asked KME unless told')
+    .action((saeId: string, options: AdminOptions & { home?: string }) =>
+      asAdmin(options, async (client) => {
+        const kmeId = options.home ?? (await client.get('kme'))['kmeId']
+        printSae(await client.post('saes', { saeId, kmeId }), options)
+      }),
+    )
+
+  const change = (verb: 'enable' | 'disable', description: string): void => {
+    withAdminOptions(sae.command(`${verb} <saeId>`))
+      .description(description)
+      .action((saeId: string, options: AdminOptions) =>
+        asAdmin(options, async (client) => printSae(await client.post(`saes/${encodeURIComponent(saeId)}/${verb}`), options)),
+      )
+  }
+  change('enable', 'let an SAE in again')
+  change('disable', 'lock an SAE out at once, also on open connections')
+
+  const pair = (verb: 'allow' | 'deny', description: string): void => {
+    withAdminOptions(sae.command(`${verb} <one> <other>`))
+      .description(description)
+      .action((one: string, other: string, options: AdminOptions) =>
+        asAdmin(options, async (client) => {
+          const answer = await client.post('pairs', { one, other, allowed: verb === 'allow' })
+          console.log(
+            options.json === true ? toJson(answer) : `${one} and ${other} may ${verb === 'allow' ? '' : 'not '}share keys`,
+          )
+        }),
+      )
+  }
+  pair('allow', 'let two SAEs share keys')
+  pair('deny', 'forbid two SAEs to share keys')
+}
+
+const printSae = (answer: Record<string, unknown>, options: AdminOptions): void =>
+  console.log(options.json === true ? toJson(answer) : saeTable([answer as unknown as Sae]))
+
+const addAuditList = (audit: Command): void => {
+  withAdminOptions(audit.command('list'))
+    .description('show the newest records')
+    .option('--event <event>', 'only this event, such as key.delivered')
+    .option('--actor <actor>', 'only this actor, such as sae:alice')
+    .option('--before <seq>', 'only records older than this sequence number')
+    .option('--limit <n>', 'how many', wholeNumber(1, 1000))
+    .action((options: AuditOptions) =>
+      asAdmin(options, async (client) => {
+        const query = new URLSearchParams()
+        for (const name of ['event', 'actor', 'before', 'limit'] as const) {
+          const value = options[name]
+          if (value !== undefined) query.set(name, String(value))
+        }
+        const page = (await client.get(query.size > 0 ? `audit?${query.toString()}` : 'audit')) as unknown as {
+          records: AuditRecord[]
+          nextBefore: string | null
+        }
+        if (options.json === true) return console.log(toJson(page))
+        console.log(auditTable(page.records))
+        if (page.nextBefore !== null) console.error(`There is more: --before ${page.nextBefore}`)
+      }),
+    )
+}
+
+const auditTable = (records: readonly AuditRecord[]): string =>
+  table(
+    ['seq', 'at', 'event', 'actor', 'outcome', 'subject'],
+    records.map(({ seq, at, event, actor, outcome, subject }) => [seq, at, event, actor, outcome, JSON.stringify(subject)]),
+  )
+
+const age = (ageMs: number | null): string => (ageMs === null ? 'never' : `${duration(ageMs)} ago`)
+
+const duration = (durationMs: number): string => {
+  const s = durationMs / 1000
+  if (s < 60) return `${s < 10 ? s.toFixed(1) : Math.round(s)} s`
+  if (s < 3600) return `${Math.floor(s / 60)} min`
+  return s < 86_400 ? `${Math.floor(s / 3600)} h` : `${Math.floor(s / 86_400)} d`
+}
