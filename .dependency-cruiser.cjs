@@ -18,7 +18,6 @@ const mayUse = {
   delivery: ['kernel', 'generated', 'database', 'http', 'audit', 'peer', 'key-store', 'key-pool'],
   admin: ['kernel', 'generated', 'database', 'http', 'audit', 'peer', 'pki', 'key-pool', 'link', 'delivery'],
   client: ['kernel'], // what SAEs import; it must not drag a KME along
-  client: ['kernel'], // what SAEs import; it must not drag a KME along
   'device-emulator': ['kernel'], // and the frame codec of the link drivers, see below
   demo: ['kernel', 'pki', 'admin', 'embedded-postgres'], // runs the command line as child processes; see doors-only
 }
