@@ -2,7 +2,12 @@ export default {
   testEnvironment: 'node',
   testMatch: ['<rootDir>/test/**/*.test.ts'],
   extensionsToTreatAsEsm: ['.ts'],
-  transform: { '^.+\\.ts$': ['@swc/jest', { jsc: { parser: { syntax: 'typescript', decorators: true }, target: 'es2024' }, module: { type: 'es6' } }] },
+  transform: {
+    '^.+\\.ts$': [
+      '@swc/jest',
+      { jsc: { parser: { syntax: 'typescript', decorators: true }, target: 'es2024' }, module: { type: 'es6' } },
+    ],
+  },
   globalSetup: '<rootDir>/test/setup/start-stack.ts',
   globalTeardown: '<rootDir>/test/setup/stop-stack.ts',
   testTimeout: 60_000,

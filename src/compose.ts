@@ -87,13 +87,18 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
         onError: (error) => log.warn({ error }, 'a database connection was lost'),
       }),
     )
-    const keyring = cleanUp.use(
-      await openKeyring({ database, random, kmeId, passphrase: options.passphrase, ...config.custody }),
-    )
+    const keyring = cleanUp.use(await openKeyring({ database, random, kmeId, passphrase: options.passphrase, ...config.custody }))
     const audit = createAuditLog(database)
     const unitSizeBits = config.keys.sizeBits
     const store = cleanUp.use(
-      createKeyStore({ database, keyring, kmeId, unitSizeBits, retryWindowS: config.keys.retryWindowS, processId: random.uuid() }),
+      createKeyStore({
+        database,
+        keyring,
+        kmeId,
+        unitSizeBits,
+        retryWindowS: config.keys.retryWindowS,
+        processId: random.uuid(),
+      }),
     )
     const saes = createSaeDirectory({ database, audit, clock, log: log.slice('delivery') })
     await saes.seed(config.saes)
@@ -155,12 +160,27 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     const acceptAssignment = makeAcceptAssignment(deliveryParts)
 
     // What others see. Three doors: a certificate or token for one is nothing to another.
-    const requestLog = (listener: 'sae' | 'peer' | 'admin'): { requestLog: RequestLog } | undefined =>
-      config.log.requests ? { requestLog: createRequestLog({ listener, log: log.slice('http'), clock }) } : undefined
+    const countRequests =
+      (listener: string): RequestLog['watch'] =>
+      (request, response) => {
+        response.on('finish', () => {
+          metrics.observeRequest({ listener, method: request.method ?? '', status: response.statusCode })
+        })
+      }
+    const requestWatch = (listener: string): RequestLog => {
+      const lines = config.log.requests ? createRequestLog({ listener, log: log.slice('http'), clock }) : undefined
+      const count = countRequests(listener)
+      return {
+        watch: (request, response) => {
+          lines?.watch(request, response)
+          count(request, response)
+        },
+      }
+    }
     const saeApp = createApiApp({
       errors: 'etsi',
       log: log.slice('http'),
-      ...requestLog('sae'),
+      requestLog: requestWatch('sae'),
       mount: (app) => {
         app.use(
           requireSae({
@@ -186,6 +206,8 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     const peerApp = createApiApp({
       errors: 'problem',
       log: log.slice('http'),
+      // Peers call each other all the time: counted, not logged line by line.
+      requestLog: { watch: countRequests('peer') },
       mount: (app) => {
         app.use(
           requireKme({
@@ -205,7 +227,9 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
         {
           name: 'keys',
           check: () =>
-            config.peers.every(({ id }) => deliverableKeys(deliveryParts, id) > 0 || !config.links.some((link) => link.peer === id)),
+            config.peers.every(
+              ({ id }) => deliverableKeys(deliveryParts, id) > 0 || !config.links.some((link) => link.peer === id),
+            ),
         },
       ],
     })
@@ -233,7 +257,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       errors: 'problem',
       challenge: bearerChallenge,
       log: log.slice('http'),
-      ...requestLog('admin'),
+      requestLog: requestWatch('admin'),
       mount: (app) =>
         mountAdminApi(app, {
           kmeId,
@@ -324,7 +348,9 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     loop(adminFiles.watch((contents) => adminListener.updateTls(contents), signal))
     saes.onChange((saeId) => {
       const uri = `urn:kme:sae:${saeId}`
-      saeListener.closeConnections((facts) => facts?.sanUris.includes(uri) === true || facts?.subjectCommonNames.includes(saeId) === true)
+      saeListener.closeConnections(
+        (facts) => facts?.sanUris.includes(uri) === true || facts?.subjectCommonNames.includes(saeId) === true,
+      )
     })
 
     await audit.append({ event: 'kme.started', actor: 'system', outcome: 'done', subject: { kmeId, version } })

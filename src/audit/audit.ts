@@ -57,10 +57,18 @@ export interface AuditLog {
   page(query: AuditQuery): Promise<AuditPage>
 }
 
-/** The records of a hot statement as three parallel arrays, for `INSERT ... SELECT * FROM unnest(...)`. */
-export const auditColumns = (events: readonly AuditEvent[]): [event: string[], actor: string[], outcome: string[], subject: string[]] => [
+/** Events as parallel arrays, the parameters of insertAudit(). */
+export const auditColumns = (
+  events: readonly AuditEvent[],
+): [event: string[], actor: string[], outcome: string[], subject: string[]] => [
   events.map((event) => event.event),
   events.map((event) => event.actor),
   events.map((event) => event.outcome),
   events.map((event) => JSON.stringify(event.subject)),
 ]
+
+/** SQL that writes the arrays of auditColumns(), which are the parameters from `first` on. Part of the statement that
+ *  changes a key's state, so that neither happens without the other. */
+export const insertAudit = (first: number): string => `
+INSERT INTO audit_record (event, actor, outcome, subject)
+SELECT * FROM unnest($${first}::text[], $${first + 1}::text[], $${first + 2}::text[], $${first + 3}::text[]::jsonb[])`

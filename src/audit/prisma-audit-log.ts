@@ -1,10 +1,10 @@
 /** AuditLog in PostgreSQL. The table refuses UPDATE, DELETE and TRUNCATE. */
 import type { Database } from '../database/database.ts'
-import type { AuditEventName, AuditLog } from './audit.ts'
+import { auditColumns, insertAudit, type AuditEventName, type AuditLog } from './audit.ts'
 
 export const createAuditLog = (database: Database): AuditLog => ({
   append: async ({ event, actor, outcome, subject }) => {
-    await database.prisma.auditRecord.create({ data: { event, actor, outcome, subject: JSON.parse(JSON.stringify(subject)) } })
+    await database.query(insertAudit(1), auditColumns([{ event, actor, outcome, subject }]))
   },
   page: async ({ before, event, actor, limit }) => {
     const rows = await database.prisma.auditRecord.findMany({

@@ -121,9 +121,7 @@ const schema = z.strictObject({
     )
     .default([]),
   /** SAEs registered at first start. Afterwards the admin API and `kme sae` change them. */
-  saes: z
-    .array(z.strictObject({ id: saeId, kme: kmeId, sharesWith: z.array(saeId).default([]) }))
-    .default([]),
+  saes: z.array(z.strictObject({ id: saeId, kme: kmeId, sharesWith: z.array(saeId).default([]) })).default([]),
 })
 
 export type Config = Readonly<z.output<typeof schema>>
@@ -155,7 +153,10 @@ export const loadConfig = (file: string): Config => {
 export const parseConfig = (text: string, file: string): Config => {
   const document = parseDocument(text, { uniqueKeys: true })
   if (document.errors.length > 0) {
-    throw new ConfigError(file, document.errors.map((error) => error.message.split('\n')[0] ?? error.message))
+    throw new ConfigError(
+      file,
+      document.errors.map((error) => error.message.split('\n')[0] ?? error.message),
+    )
   }
   const parsed = schema.safeParse(document.toJS({ maxAliasCount: 20 }) ?? {})
   if (!parsed.success) throw new ConfigError(file, parsed.error.issues.flatMap(describeIssue))
@@ -165,7 +166,10 @@ export const parseConfig = (text: string, file: string): Config => {
 }
 
 const describeIssue = (issue: z.core.$ZodIssue): string[] => {
-  const at = issue.path.map((step) => (typeof step === 'number' ? `[${step}]` : `.${String(step)}`)).join('').replace(/^\./, '')
+  const at = issue.path
+    .map((step) => (typeof step === 'number' ? `[${step}]` : `.${String(step)}`))
+    .join('')
+    .replace(/^\./, '')
   if (issue.code === 'unrecognized_keys') {
     return issue.keys.map((key) => `${at === '' ? key : `${at}.${key}`}: unknown setting`)
   }

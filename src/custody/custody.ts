@@ -15,3 +15,5 @@ export interface Keyring extends Disposable {
   /** @throws KeyDataAccess when the wrapping was altered, moved to another place, or its term is not known. */
   openDek(wrapped: Uint8Array, term: number, place: string): SecretBytes
 }
+
+export { KEY_BYTES, NONCE_BYTES, openInto, seal, TAG_BYTES } from './aes-gcm.ts'

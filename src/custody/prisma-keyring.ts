@@ -22,7 +22,9 @@ export interface KeyringOptions {
 /** The passphrase does not fit the database. Nothing was written. */
 export class WrongRootKey extends Error {
   constructor() {
-    super('the passphrase does not open this database: it was set up with another one. Nothing was changed. Correct custody.passphraseFile.')
+    super(
+      'the passphrase does not open this database: it was set up with another one. Nothing was changed. Correct custody.passphraseFile.',
+    )
     this.name = 'WrongRootKey'
   }
 }

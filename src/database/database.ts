@@ -61,7 +61,8 @@ export const openDatabase = (options: DatabaseOptions): Database => {
     max: options.connections,
     connectionTimeoutMillis: options.acquireDeadlineMs ?? 2000,
     // Server-side bounds: nothing waits for ever. Commits are synchronous whatever the server's default is.
-    options: '-c statement_timeout=5000 -c lock_timeout=1500 -c idle_in_transaction_session_timeout=10000 -c synchronous_commit=on',
+    options:
+      '-c statement_timeout=5000 -c lock_timeout=1500 -c idle_in_transaction_session_timeout=10000 -c synchronous_commit=on',
     keepAlive: true,
   })
   pool.on('error', options.onError)
@@ -73,7 +74,11 @@ export const openDatabase = (options: DatabaseOptions): Database => {
     if (name === undefined) names.set(sql, (name = `s${names.size}`))
     return name
   }
-  const run = async <T extends Row>(client: pg.Pool | pg.PoolClient, sql: string, parameters: readonly unknown[]): Promise<T[]> => {
+  const run = async <T extends Row>(
+    client: pg.Pool | pg.PoolClient,
+    sql: string,
+    parameters: readonly unknown[],
+  ): Promise<T[]> => {
     const result = await client.query<T>({ name: nameOf(sql), text: sql, values: parameters as unknown[] })
     return result.rows
   }

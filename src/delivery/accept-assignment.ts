@@ -21,7 +21,12 @@ export type AcceptAssignment = (caller: KmeId, offer: AssignmentOffer | undefine
 
 export const makeAcceptAssignment = (parts: AcceptAssignmentParts): AcceptAssignment => {
   const refuse = async (caller: KmeId, reason: string, aid?: string): Promise<void> => {
-    await parts.audit.append({ event: 'peer.refused', actor: `kme:${caller}`, outcome: 'refused', subject: { call: 'assign', aid, reason } })
+    await parts.audit.append({
+      event: 'peer.refused',
+      actor: `kme:${caller}`,
+      outcome: 'refused',
+      subject: { call: 'assign', aid, reason },
+    })
   }
   return async (caller, offer) => {
     const answer = await answerTo(parts, caller, offer)

@@ -29,7 +29,10 @@ export const readExtensions = (mandatory: unknown, optional: unknown): RequestEx
   const unsupported = wanted.filter(([name]) => !Object.hasOwn(readers, name))
   if (unsupported.length > 0) {
     // How many, not which: a caller's text is never echoed.
-    throw new BadRequest([{ extension_mandatory_unsupported: unsupported.length }], 'not all extension_mandatory parameters are supported')
+    throw new BadRequest(
+      [{ extension_mandatory_unsupported: unsupported.length }],
+      'not all extension_mandatory parameters are supported',
+    )
   }
   let extensions: RequestExtensions = { requestId: undefined, requestIdIsMandatory: false }
   for (const [name, value] of parameters(optional, 'extension_optional')) {

@@ -3,7 +3,15 @@
  *  In doubt keys are not handed out; only settle-reservations.ts decides whether they may be used again.
  *  Knows nothing of HTTP; routes.ts calls it. */
 import { timingSafeEqual } from 'node:crypto'
-import { BadRequest, Conflict, KeyDataAccess, KeysExhausted, PeerUnavailable, Unavailable, UnknownSlave } from '../kernel/errors.ts'
+import {
+  BadRequest,
+  Conflict,
+  KeyDataAccess,
+  KeysExhausted,
+  PeerUnavailable,
+  Unavailable,
+  UnknownSlave,
+} from '../kernel/errors.ts'
 import type { AssignmentId, KeyId, KmeId, SaeId } from '../kernel/identifiers.ts'
 import type { Logger } from '../kernel/log.ts'
 import type { Random } from '../kernel/random.ts'
@@ -78,7 +86,9 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
       if (prior === 'spent' || material === undefined) {
         throw new BadRequest(
           undefined,
-          mandatory ? 'not all extension_mandatory request options could be met' : 'not all extension_optional request options handled',
+          mandatory
+            ? 'not all extension_mandatory request options could be met'
+            : 'not all extension_optional request options handled',
         )
       }
       return toDelivered(prior.assignment, material)
@@ -182,7 +192,10 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
     }
     if (answer.outcome === 'held') {
       const { confirmation } = answer
-      if (confirmation.length === claim.expectedConfirmation.length && timingSafeEqual(confirmation, claim.expectedConfirmation)) {
+      if (
+        confirmation.length === claim.expectedConfirmation.length &&
+        timingSafeEqual(confirmation, claim.expectedConfirmation)
+      ) {
         return
       }
       await parts.settlement.abort(assignment.aid, 'the confirmation does not fit the key bytes')

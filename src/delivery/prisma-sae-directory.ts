@@ -25,7 +25,12 @@ const WATCH_INTERVAL_MS = 1000
 const pairOf = (one: SaeId, other: SaeId): { saeA: SaeId; saeB: SaeId } =>
   one < other ? { saeA: one, saeB: other } : { saeA: other, saeB: one }
 
-export const createSaeDirectory = (parts: { database: Database; audit: AuditLog; clock: Clock; log: Logger }): StoredSaeDirectory => {
+export const createSaeDirectory = (parts: {
+  database: Database
+  audit: AuditLog
+  clock: Clock
+  log: Logger
+}): StoredSaeDirectory => {
   const { prisma } = parts.database
   let saes = new Map<SaeId, RegisteredSae>()
   let partners = new Map<SaeId, ReadonlySet<SaeId>>()
@@ -43,7 +48,10 @@ export const createSaeDirectory = (parts: { database: Database; audit: AuditLog;
     saes = new Map(
       rows.map((row) => {
         const saeId = row.saeId as SaeId
-        return [saeId, { saeId, kmeId: row.kmeId as KmeId, enabled: row.enabled, sharesWith: [...(fresh.get(saeId) ?? [])].sort() }]
+        return [
+          saeId,
+          { saeId, kmeId: row.kmeId as KmeId, enabled: row.enabled, sharesWith: [...(fresh.get(saeId) ?? [])].sort() },
+        ]
       }),
     )
     for (const [saeId, sae] of before) {

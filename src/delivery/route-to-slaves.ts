@@ -28,7 +28,9 @@ export const routeToSlaves = (
   }
   const others = additional.map((saeId) => findPartner(directory, master, saeId))
   if (others.some((other) => other.kmeId !== first.kmeId)) {
-    throw new BadRequest([{ parameter, reason: 'shall name SAEs at the KME of the slave SAE in the path; other KMEs need key relay' }])
+    throw new BadRequest([
+      { parameter, reason: 'shall name SAEs at the KME of the slave SAE in the path; other KMEs need key relay' },
+    ])
   }
   return { slaveSaeIds: [first.saeId, ...additional], targetKmeId: first.kmeId }
 }

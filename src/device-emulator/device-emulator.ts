@@ -5,11 +5,9 @@
  *  the pair stops producing while either is full, so a slow or absent KME loses nothing. */
 import { systemClock } from '../kernel/clock.ts'
 import type { Clock } from '../kernel/clock.ts'
-import { systemRandom } from '../kernel/random.ts'
-import type { Random } from '../kernel/random.ts'
+import { drawUniform, systemRandom, type Random } from '../kernel/random.ts'
 import { SecretBytes } from '../kernel/secret-bytes.ts'
 import { MAX_KEY_BYTES } from '../link/drivers/frame-codec.ts'
-import { drawUniform } from '../link/drivers/uniform.ts'
 import { createDeviceEnd } from './device-end.ts'
 
 export type EndName = 'a' | 'b'

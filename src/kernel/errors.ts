@@ -136,5 +136,4 @@ export class Internal extends KmeError {
 }
 
 /** @returns the error itself if it is one of ours, else an `Internal` that carries it as its cause. */
-export const toKmeError = (error: unknown): KmeError =>
-  error instanceof KmeError ? error : new Internal({ cause: error })
+export const toKmeError = (error: unknown): KmeError => (error instanceof KmeError ? error : new Internal({ cause: error }))

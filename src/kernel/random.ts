@@ -12,3 +12,6 @@ export const systemRandom: Random = {
   fill: (target) => randomFillSync(target),
   uuid: () => randomUUID(),
 }
+
+/** A number drawn evenly from 0 (included) to 1 (excluded), for jitter and simulated events. */
+export const drawUniform = (random: Random): number => random.fill(Buffer.alloc(4)).readUInt32BE(0) / 2 ** 32

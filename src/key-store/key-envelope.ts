@@ -1,7 +1,7 @@
 /** Seals and opens the unit keys of one block: AES-256-GCM per unit under the block's own data key. The associated data
  *  names KME, link, block, unit, term and generation, so that a ciphertext moved anywhere else does not open.
  *  Holds: the nonce is the unit's index, and a data key seals one generation of one block only, so no (key, nonce) repeats. */
-import { KEY_BYTES, NONCE_BYTES, openInto, seal, TAG_BYTES } from '../custody/aes-gcm.ts'
+import { KEY_BYTES, NONCE_BYTES, openInto, seal, TAG_BYTES } from '../custody/custody.ts'
 import type { SecretBytes } from '../kernel/secret-bytes.ts'
 
 /** Where a block lives; part of what its ciphertexts are bound to. */
@@ -17,8 +17,7 @@ export interface BlockPlace {
 export const TAG_KEY_INDEX = 0xffff_ffff
 export const TAG_KEY_BYTES = KEY_BYTES
 
-export const placeName = (place: BlockPlace): string =>
-  `${place.kmeId}|${place.linkId}|${place.blockId}|${place.generation}`
+export const placeName = (place: BlockPlace): string => `${place.kmeId}|${place.linkId}|${place.blockId}|${place.generation}`
 
 /** How many bytes a sealed unit of `unitSizeBits` takes. */
 export const sealedUnitBytes = (unitSizeBits: number): number => unitSizeBits / 8 + TAG_BYTES

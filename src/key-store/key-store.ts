@@ -77,7 +77,10 @@ export interface Claim {
 export type HoldAnswer =
   | { readonly outcome: 'held'; readonly confirmation: Buffer }
   /** `units-unavailable`: unknown, taken or not issued by the caller. `different`: same units, other bytes. */
-  | { readonly outcome: 'refused'; readonly reason: 'units-unavailable' | 'different' | 'aid-voided' | 'aid-in-use' | 'key-id-in-use' }
+  | {
+      readonly outcome: 'refused'
+      readonly reason: 'units-unavailable' | 'different' | 'aid-voided' | 'aid-in-use' | 'key-id-in-use'
+    }
 
 export interface Issue {
   readonly peerKmeId: KmeId
@@ -163,7 +166,10 @@ export interface KeyStore {
   /** Checks that the units are the caller's to issue and free here, compares bytes, and holds the keys for the slaves. */
   hold(peerKmeId: KmeId, assignment: Assignment, commitment: Buffer): Promise<HoldAnswer>
   /** Makes sure that `aid` can never be fetched nor held again. `released` when a slave already has a key of it. */
-  voidAssignment(peerKmeId: KmeId, aid: AssignmentId): Promise<{ outcome: 'voided'; freedTheirs: number } | { outcome: 'released' }>
+  voidAssignment(
+    peerKmeId: KmeId,
+    aid: AssignmentId,
+  ): Promise<{ outcome: 'voided'; freedTheirs: number } | { outcome: 'released' }>
   /** Method "Get key with key IDs", all or none. The commit happens before this resolves.
    *  @throws Unauthorized when the caller is not among the slaves of a key that exists (clause 5.4).
    *  @throws KeyNotFound, KeyDataAccess (nothing consumed). */

@@ -1,5 +1,5 @@
 /** Blocks coming and going: sealed when a link delivers them, released once both ends agree, destroyed when used up. */
-import { auditColumns, type AuditEvent } from '../audit/audit.ts'
+import { auditColumns, insertAudit, type AuditEvent } from '../audit/audit.ts'
 import type { Keyring } from '../custody/custody.ts'
 import type { Database, Statements } from '../database/database.ts'
 import type { BlockId, KmeId, LinkId } from '../kernel/identifiers.ts'
@@ -29,11 +29,6 @@ UPDATE key_block b SET
   ended_at = CASE WHEN bit_count(b.done | m.mask) = b.unit_count THEN now() ELSE b.ended_at END
 FROM unnest($${blocks}::uuid[], $${masks}::text[]::varbit[]) AS m(block_id, mask)
 WHERE b.block_id = m.block_id`
-
-/** SQL: writes audit records from the arrays of auditColumns(), beginning at parameter `first`. */
-export const insertAudit = (first: number): string => `
-INSERT INTO audit_record (event, actor, outcome, subject)
-SELECT * FROM unnest($${first}::text[], $${first + 1}::text[], $${first + 2}::text[], $${first + 3}::text[]::jsonb[])`
 
 export const appendAudit = (statements: Statements, events: readonly AuditEvent[]): Promise<unknown> =>
   statements.query(insertAudit(1), auditColumns(events))
@@ -154,7 +149,9 @@ export const blockMethods = ({ database, keyring, reader, kmeId, unitSizeBits }:
       )
       if (rows.length === 0) return false
       reader.forget(blockId)
-      await appendAudit(statements, [{ event: 'block.discarded', actor: 'system', outcome: 'done', subject: { blockId, reason } }])
+      await appendAudit(statements, [
+        { event: 'block.discarded', actor: 'system', outcome: 'done', subject: { blockId, reason } },
+      ])
       return true
     }),
 
@@ -187,16 +184,14 @@ export const blockMethods = ({ database, keyring, reader, kmeId, unitSizeBits }:
             WHERE r.peer_kme_id = b.peer_kme_id) AS reserved
        FROM key_block b WHERE state IN ('INGESTED', 'AVAILABLE') GROUP BY peer_kme_id`,
     )
-    return rows.map(
-      (row): StoreCounts => ({
-        peerKmeId: row.peer_kme_id,
-        blocksPending: row.pending,
-        blocksAvailable: row.available,
-        unitsMine: row.mine,
-        unitsTheirs: row.theirs,
-        unitsReserved: row.reserved,
-      }),
-    )
+    return rows.map((row): StoreCounts => ({
+      peerKmeId: row.peer_kme_id,
+      blocksPending: row.pending,
+      blocksAvailable: row.available,
+      unitsMine: row.mine,
+      unitsTheirs: row.theirs,
+      unitsReserved: row.reserved,
+    }))
   },
 })
 

@@ -1,13 +1,13 @@
 /** Method "Get key with key IDs" in the store (ETSI GS QKD 014, 5.4): who may have which key, once, all or none.
  *  The decision is made on what was read; the commit holds only if nothing changed since, else it is made again. */
-import { auditColumns, type AuditEvent } from '../audit/audit.ts'
+import { auditColumns, insertAudit, type AuditEvent } from '../audit/audit.ts'
 import { repeatOnContention, sqlState } from '../database/database.ts'
 import { createBatching } from '../kernel/batching.ts'
 import { KeyNotFound, Unauthorized, Unavailable } from '../kernel/errors.ts'
 import type { AssignmentId, KeyId, SaeId } from '../kernel/identifiers.ts'
 import { SecretBytes } from '../kernel/secret-bytes.ts'
 import type { FetchedKeys, FetchRequest, KeyStore, UnitRun } from './key-store.ts'
-import { finishUnits, insertAudit, type BlockParts } from './prisma-blocks.ts'
+import { finishUnits, type BlockParts } from './prisma-blocks.ts'
 import { unitCountIn } from './prisma-issue.ts'
 import { joinUnits, unitsPerKey, type MaterialRequest } from './prisma-open-blocks.ts'
 import { masksOf, unitsOfKeys } from './unit-bits.ts'
@@ -65,8 +65,11 @@ export const fetchMethods = (parts: BlockParts): Pick<KeyStore, 'fetch'> => {
   const serve = async (requests: readonly FetchRequest[]): Promise<(FetchedKeys | Error)[]> => {
     const rows = await database.query<LookedUp>(LOOK_UP, [requests.flatMap((request) => request.keyIds)])
     const heldOfKey = new Map<KeyId, { held: LookedUp; position: number }>()
-    for (const held of rows) held.key_ids.forEach((keyId, i) => heldOfKey.set(keyId, { held, position: held.positions[i] as number }))
-    const changes = new Map<AssignmentId, Change>(rows.map((held) => [held.aid, { held, before: held.fetched, fetched: held.fetched }]))
+    for (const held of rows)
+      held.key_ids.forEach((keyId, i) => heldOfKey.set(keyId, { held, position: held.positions[i] as number }))
+    const changes = new Map<AssignmentId, Change>(
+      rows.map((held) => [held.aid, { held, before: held.fetched, fetched: held.fetched }]),
+    )
 
     const decisions = requests.map((request) => {
       try {
@@ -86,7 +89,9 @@ export const fetchMethods = (parts: BlockParts): Pick<KeyStore, 'fetch'> => {
       const from = next
       next += decision.length
       try {
-        return openShares(request, decision, (share) => joinUnits(blocks, materialOfShare(decision[share] as Share), sealed[from + share]))
+        return openShares(request, decision, (share) =>
+          joinUnits(blocks, materialOfShare(decision[share] as Share), sealed[from + share]),
+        )
       } catch (error) {
         return error as Error
       }
@@ -101,7 +106,10 @@ export const fetchMethods = (parts: BlockParts): Pick<KeyStore, 'fetch'> => {
     if (granted.length === 0) return answers
     for (const { request, shares } of granted) for (const share of shares) markFetched(request, share, changes)
     try {
-      await commit(granted, [...changes.values()].filter((change) => change.fetched !== change.before))
+      await commit(
+        granted,
+        [...changes.values()].filter((change) => change.fetched !== change.before),
+      )
     } catch (error) {
       for (const answer of answers) if (!(answer instanceof Error)) answer.bytes.wipe()
       throw error
@@ -115,7 +123,10 @@ export const fetchMethods = (parts: BlockParts): Pick<KeyStore, 'fetch'> => {
     count: positions.length,
   })
 
-  const commit = async (granted: readonly { request: FetchRequest; shares: readonly Share[] }[], changed: readonly Change[]): Promise<void> => {
+  const commit = async (
+    granted: readonly { request: FetchRequest; shares: readonly Share[] }[],
+    changed: readonly Change[],
+  ): Promise<void> => {
     const finished = changed.flatMap(({ held, before, fetched }) => {
       const ended: number[] = []
       for (let position = 0; position < held.key_count; position += 1) {
@@ -197,7 +208,8 @@ const decide = (
   return [...shares.values()]
 }
 
-const bitOf = (held: LookedUp, slave: SaeId, position: number): number => held.slave_sae_ids.indexOf(slave) * held.key_count + position
+const bitOf = (held: LookedUp, slave: SaeId, position: number): number =>
+  held.slave_sae_ids.indexOf(slave) * held.key_count + position
 
 const fetchedByAll = (held: LookedUp, fetched: string, position: number): boolean =>
   held.slave_sae_ids.every((_, slave) => fetched[slave * held.key_count + position] === '1')

@@ -1,14 +1,23 @@
 /** The holding KME's side: keys another KME assigned are kept for the slave SAEs here, or voided for ever. */
-import { auditColumns, type AuditEvent } from '../audit/audit.ts'
+import { auditColumns, insertAudit, type AuditEvent } from '../audit/audit.ts'
 import { repeatOnContention, sqlState, violatedConstraint } from '../database/database.ts'
 import { createBatching } from '../kernel/batching.ts'
 import type { AssignmentId, BlockId, KmeId } from '../kernel/identifiers.ts'
 import { assignmentTag } from './commitment.ts'
 import type { Assignment, HoldAnswer, KeyStore, UnitRun } from './key-store.ts'
 import { timingSafeEqual } from 'node:crypto'
-import { appendAudit, finishUnits, insertAudit, type BlockParts } from './prisma-blocks.ts'
+import { appendAudit, finishUnits, type BlockParts } from './prisma-blocks.ts'
 import { joinUnits, unitsPerKey } from './prisma-open-blocks.ts'
-import { assignmentRow, blockIdsOf, insertAssignments, insertKeys, keyColumns, materialOf, separable, unitCountIn } from './prisma-issue.ts'
+import {
+  assignmentRow,
+  blockIdsOf,
+  insertAssignments,
+  insertKeys,
+  keyColumns,
+  materialOf,
+  separable,
+  unitCountIn,
+} from './prisma-issue.ts'
 import { masksOf, OverlappingUnits } from './unit-bits.ts'
 
 interface HoldRequest {
@@ -48,7 +57,10 @@ export const holdMethods = (parts: BlockParts): Pick<KeyStore, 'hold' | 'voidAss
           peerOfBlock.set(blockId, peerKmeId)
         }
       }
-      const { blockIds, masks } = masksOf(assignments.flatMap((assignment) => assignment.units), unitCountIn(blocks))
+      const { blockIds, masks } = masksOf(
+        assignments.flatMap((assignment) => assignment.units),
+        unitCountIn(blocks),
+      )
       await repeatOnContention(() =>
         database.query(HOLD, [
           blockIds,
@@ -87,7 +99,9 @@ export const holdMethods = (parts: BlockParts): Pick<KeyStore, 'hold' | 'voidAss
     const known = rows[0]
     if (known === undefined) return { outcome: 'refused', reason: 'units-unavailable' }
     if (known.state === 'VOIDED') return { outcome: 'refused', reason: 'aid-voided' }
-    return known.same && known.state === 'ISSUED' ? { outcome: 'held', confirmation } : { outcome: 'refused', reason: 'aid-in-use' }
+    return known.same && known.state === 'ISSUED'
+      ? { outcome: 'held', confirmation }
+      : { outcome: 'refused', reason: 'aid-in-use' }
   }
 
   return {
@@ -119,7 +133,8 @@ export const holdMethods = (parts: BlockParts): Pick<KeyStore, 'hold' | 'voidAss
         await holdTogether({ peerKmeId, assignment })
         return { outcome: 'held', confirmation }
       } catch (error) {
-        if (error instanceof OverlappingUnits || error instanceof RangeError) return { outcome: 'refused', reason: 'units-unavailable' }
+        if (error instanceof OverlappingUnits || error instanceof RangeError)
+          return { outcome: 'refused', reason: 'units-unavailable' }
         const constraint = violatedConstraint(error)
         if (constraint === 'assigned_key_pkey' || constraint === 'assignment_pkey' || sqlState(error) === 'KM001') {
           const answer = await answerRepeated(peerKmeId, assignment, confirmation)
@@ -212,7 +227,12 @@ export const expireMethods = ({ database, reader }: BlockParts): Pick<KeyStore, 
       await statements.query(finishUnits(1, 2), [blockIds, masks])
       await appendAudit(
         statements,
-        expired.map((row) => ({ event: 'key.expired', actor: 'system', outcome: 'done', subject: { aid: row.aid, keys: row.key_count } })),
+        expired.map((row) => ({
+          event: 'key.expired',
+          actor: 'system',
+          outcome: 'done',
+          subject: { aid: row.aid, keys: row.key_count },
+        })),
       )
       return { expiredKeys: expired.reduce((sum, row) => sum + row.key_count, 0) }
     }),

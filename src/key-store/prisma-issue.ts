@@ -1,12 +1,12 @@
 /** The issuing KME's side of a key's life: AVAILABLE -> RESERVED -> ISSUED, and the only two ways back. */
-import { auditColumns, type AuditEvent } from '../audit/audit.ts'
+import { auditColumns, insertAudit, type AuditEvent } from '../audit/audit.ts'
 import { outcomeUnknown, repeatOnContention, sqlState, violatedConstraint } from '../database/database.ts'
 import { createBatching } from '../kernel/batching.ts'
 import { Conflict } from '../kernel/errors.ts'
 import type { AssignmentId, BlockId, KeyId, KmeId, SaeId } from '../kernel/identifiers.ts'
 import { assignmentTag } from './commitment.ts'
 import type { Assignment, Claim, ClaimRequest, Issue, KeyMaterial, KeyStore, UnitRun } from './key-store.ts'
-import { appendAudit, finishUnits, insertAudit, type BlockParts } from './prisma-blocks.ts'
+import { appendAudit, finishUnits, type BlockParts } from './prisma-blocks.ts'
 import {
   bySealedRequest,
   joinUnits,
@@ -179,7 +179,10 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
     work: async (requests) => {
       const assignments = requests.map((request) => request.assignment)
       const blocks = await reader.open(blockIdsOf(assignments))
-      const { blockIds, masks } = masksOf(assignments.flatMap((assignment) => assignment.units), unitCountIn(blocks))
+      const { blockIds, masks } = masksOf(
+        assignments.flatMap((assignment) => assignment.units),
+        unitCountIn(blocks),
+      )
       const materials = assignments.map(materialOf)
       const rows = await repeatOnContention(() =>
         database.query<SealedRow>(CLAIM, [
@@ -205,7 +208,10 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
       // Units of a request that may be repeated are needed until its retry window closes.
       const finished = issues.filter((issue) => issue.requestId === undefined).map((issue) => issue.assignment)
       const blocks = await reader.open(blockIdsOf(finished))
-      const { blockIds, masks } = masksOf(finished.flatMap((assignment) => assignment.units), unitCountIn(blocks))
+      const { blockIds, masks } = masksOf(
+        finished.flatMap((assignment) => assignment.units),
+        unitCountIn(blocks),
+      )
       await repeatOnContention(() =>
         database.query(ISSUE, [
           assignments.map((assignment) => assignment.aid),
@@ -236,7 +242,10 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
     work: async (issues) => {
       const assignments = issues.map((issue) => issue.assignment)
       const blocks = await reader.open(blockIdsOf(assignments))
-      const { blockIds, masks } = masksOf(assignments.flatMap((assignment) => assignment.units), unitCountIn(blocks))
+      const { blockIds, masks } = masksOf(
+        assignments.flatMap((assignment) => assignment.units),
+        unitCountIn(blocks),
+      )
       const materials = assignments.map(materialOf)
       const rows = await repeatOnContention(() =>
         database.query<SealedRow>(ISSUE_LOCALLY, [
@@ -313,7 +322,8 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
       try {
         await issueTogether(issue)
       } catch (error) {
-        if (sqlState(error) === ROW_COUNT_CHECK) throw new Conflict('the reservation is gone', undefined, undefined, { cause: error })
+        if (sqlState(error) === ROW_COUNT_CHECK)
+          throw new Conflict('the reservation is gone', undefined, undefined, { cause: error })
         if (sqlState(error) === UNIQUE_VIOLATION) {
           throw new Conflict(`already used: ${violatedConstraint(error) ?? 'identifier'}`, undefined, undefined, { cause: error })
         }
@@ -371,9 +381,10 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
     markAborting: async (aid, reason) => {
       working.delete(aid)
       return database.transaction(async (statements) => {
-        const rows = await statements.query(`UPDATE reservation SET state = 'ABORTING' WHERE aid = $1 AND state = 'RESERVED' RETURNING 1`, [
-          aid,
-        ])
+        const rows = await statements.query(
+          `UPDATE reservation SET state = 'ABORTING' WHERE aid = $1 AND state = 'RESERVED' RETURNING 1`,
+          [aid],
+        )
         if (rows.length === 0) return false
         await appendAudit(statements, [{ event: 'key.unsettled', actor: 'system', outcome: 'failed', subject: { aid, reason } }])
         return true
@@ -381,9 +392,14 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
     },
 
     unsettled: async () => {
-      const rows = await database.query<{ aid: AssignmentId; peer_kme_id: KmeId; units: UnitRun[]; claimed_at: Date; state: string; claimed_by: string }>(
-        `SELECT aid, peer_kme_id, units, claimed_at, state, claimed_by FROM reservation ORDER BY claimed_at`,
-      )
+      const rows = await database.query<{
+        aid: AssignmentId
+        peer_kme_id: KmeId
+        units: UnitRun[]
+        claimed_at: Date
+        state: string
+        claimed_by: string
+      }>(`SELECT aid, peer_kme_id, units, claimed_at, state, claimed_by FROM reservation ORDER BY claimed_at`)
       return rows
         .filter((row) => row.state === 'ABORTING' || row.claimed_by !== processId || !working.has(row.aid))
         .map((row) => ({ aid: row.aid, peerKmeId: row.peer_kme_id, units: row.units, claimedAtMs: row.claimed_at.getTime() }))

@@ -50,10 +50,10 @@ export const lendMethods = ({ database }: { database: Database }): LendMethods =
     }),
 
   openLoan: async (peerKmeId, loanId) => {
-    await database.query(`INSERT INTO loan (loan_id, peer_kme_id, role, state, units) VALUES ($1, $2, 'borrower', 'OPEN', '[]')`, [
-      loanId,
-      peerKmeId,
-    ])
+    await database.query(
+      `INSERT INTO loan (loan_id, peer_kme_id, role, state, units) VALUES ($1, $2, 'borrower', 'OPEN', '[]')`,
+      [loanId, peerKmeId],
+    )
   },
 
   openLoans: async () => {

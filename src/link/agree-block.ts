@@ -118,7 +118,8 @@ export const createBlockAgreement = (parts: AgreeBlockParts): BlockAgreement => 
           log.warn({ linkId, error }, 'block agreement failed; trying again')
         }
         // A new block ends the pause at once; blocks that must wait are asked about again at the interval.
-        if (!pending || !proposes || !wakeUp.signal.aborted) await clock.sleep(INTERVAL_MS, AbortSignal.any([signal, wakeUp.signal]))
+        if (!pending || !proposes || !wakeUp.signal.aborted)
+          await clock.sleep(INTERVAL_MS, AbortSignal.any([signal, wakeUp.signal]))
       }
     },
     answer: async ({ blockId, tag }) => {

@@ -128,7 +128,9 @@ export const createMtlsPeer = (options: MtlsPeerOptions): MtlsPeer => {
       const failure =
         error instanceof PeerCallFailed
           ? error
-          : new PeerCallFailed(code ?? (error as Error).message, code === undefined || !NOTHING_WAS_SENT.has(code), { cause: error })
+          : new PeerCallFailed(code ?? (error as Error).message, code === undefined || !NOTHING_WAS_SENT.has(code), {
+              cause: error,
+            })
       breaker.failed(failure.message)
       throw failure
     } finally {
@@ -150,7 +152,11 @@ export const createMtlsPeer = (options: MtlsPeerOptions): MtlsPeer => {
     },
   })
 
-  const together = <Call, Answer>(path: string, write: (call: Call) => object, read: (body: unknown, count: number) => Answer[]) =>
+  const together = <Call, Answer>(
+    path: string,
+    write: (call: Call) => object,
+    read: (body: unknown, count: number) => Answer[],
+  ) =>
     createBatching<Call, Answer>({
       itemsMax: CALLS_PER_REQUEST_MAX,
       lanes: 2,
@@ -186,5 +192,7 @@ export const createMtlsPeer = (options: MtlsPeerOptions): MtlsPeer => {
 const namesKme = (certificate: PeerCertificate, kmeId: KmeId): Error | undefined => {
   const names = (certificate.subjectaltname ?? '').split(', ')
   if (names.includes(`URI:urn:kme:kme:${kmeId}`)) return undefined
-  return Object.assign(new Error(`the certificate at this address is not that of ${kmeId}`), { code: 'ERR_TLS_CERT_ALTNAME_INVALID' })
+  return Object.assign(new Error(`the certificate at this address is not that of ${kmeId}`), {
+    code: 'ERR_TLS_CERT_ALTNAME_INVALID',
+  })
 }

@@ -10,8 +10,7 @@ export interface AssignmentOffer {
 
 /** `refused` besides the store's reasons: the peer does not serve these SAEs or does not allow the pair. */
 export type AssignmentAnswer =
-  | HoldAnswer
-  | { readonly outcome: 'refused'; readonly reason: 'sae-not-served' | 'pair-not-permitted' | 'malformed' }
+  HoldAnswer | { readonly outcome: 'refused'; readonly reason: 'sae-not-served' | 'pair-not-permitted' | 'malformed' }
 
 export type AbortAnswer = 'voided' | 'released'
 

@@ -129,12 +129,20 @@ export const readOffers = (body: unknown): (AssignmentOffer | undefined)[] => re
 export const readAborts = (body: unknown): AssignmentId[] =>
   list(members(body)['calls'], 1, CALLS_PER_REQUEST_MAX).map((call) => id<AssignmentId>(members(call)['aid'], parseAssignmentId))
 
-export const writeProposal = ({ linkId, blockId, tag: bytes }: BlockProposal): object => ({ linkId, blockId, tag: bytes.toString('base64') })
+export const writeProposal = ({ linkId, blockId, tag: bytes }: BlockProposal): object => ({
+  linkId,
+  blockId,
+  tag: bytes.toString('base64'),
+})
 
 export const readProposals = (body: unknown): BlockProposal[] =>
   list(members(body)['calls'], 1, CALLS_PER_REQUEST_MAX).map((call) => {
     const proposal = members(call)
-    return { linkId: id(proposal['linkId'], parseLinkId), blockId: id(proposal['blockId'], parseBlockId), tag: tag(proposal['tag']) }
+    return {
+      linkId: id(proposal['linkId'], parseLinkId),
+      blockId: id(proposal['blockId'], parseBlockId),
+      tag: tag(proposal['tag']),
+    }
   })
 
 export const readLoanRequest = (body: unknown): LoanRequest => {

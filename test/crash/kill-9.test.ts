@@ -1,6 +1,15 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals'
 import { expectBalanced } from '../network/ledger.ts'
-import { eventually, keysOf, quieten, startNetwork, storedKeys, type Network, type SaeClient, type SentKey } from '../network/network.ts'
+import {
+  eventually,
+  keysOf,
+  quieten,
+  startNetwork,
+  storedKeys,
+  type Network,
+  type SaeClient,
+  type SentKey,
+} from '../network/network.ts'
 
 const KILLS = 20
 

@@ -39,9 +39,10 @@ export const imbalances = async (network: Network): Promise<string[]> => {
   }
   for (const blockId of atB.keys()) if (!atA.has(blockId)) faults.push(`block ${blockId} is at kme-b only`)
   for (const name of ['kme-a', 'kme-b'] as const) {
-    const [{ reserved }] = (await network.query<{ reserved: number }>(name, 'SELECT count(*)::int AS reserved FROM reservation')) as [
-      { reserved: number },
-    ]
+    const [{ reserved }] = (await network.query<{ reserved: number }>(
+      name,
+      'SELECT count(*)::int AS reserved FROM reservation',
+    )) as [{ reserved: number }]
     if (reserved > 0) faults.push(`${reserved} reservations are left at ${name}`)
     // A unit is promised to one assignment at the most.
     const doubles = await network.query<{ block: string; unit: number }>(

@@ -111,7 +111,7 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
     writeFileSync(path, content, { mode: 0o600 })
     return path
   }
-  const devices = await createDeviceEmulator({
+  const devices = createDeviceEmulator({
     clock: systemClock,
     random: systemRandom,
     linkName: 'a-b',
@@ -119,7 +119,7 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
     blockBytes: options.blockBytes ?? 4128,
     startPaused: false,
   })
-  devices.start()
+  await devices.start()
 
   const names: readonly KmeName[] = ['kme-a', 'kme-b']
   const ports = new Map<KmeName, { sae: number; peer: number; admin: number }>()
@@ -144,7 +144,12 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
         custody: { passphraseFile: file(`${name}.passphrase`, `passphrase of ${name}`), argon2MemoryKib: 19456, argon2Passes: 1 },
         saeApi: {
           port: own.sae,
-          tls: { certificate, privateKey, clientCa: authorities.files.sae.certificate, clientCrl: authorities.files.sae.revocationList },
+          tls: {
+            certificate,
+            privateKey,
+            clientCa: authorities.files.sae.certificate,
+            clientCrl: authorities.files.sae.revocationList,
+          },
           saeIdentity: options.saeIdentity ?? 'san-uri',
         },
         peerApi: {
@@ -154,7 +159,9 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
         adminApi: { port: own.admin, tls: { certificate, privateKey }, tokenKey },
         keys: { localStored: 300, ...options.keys },
         peers: [{ id: other, url: `https://127.0.0.1:${ports.get(other)!.peer}`, deadlineMs: 3000 }],
-        links: [{ id: 'a-b', peer: other, driver: 'tcp', port: name === 'kme-a' ? devices.ports.a : devices.ports.b, creditBlocks: 8 }],
+        links: [
+          { id: 'a-b', peer: other, driver: 'tcp', port: name === 'kme-a' ? devices.ports.a : devices.ports.b, creditBlocks: 8 },
+        ],
         saes: [
           ...Object.entries(HOMES).map(([id, kme]) => ({ id, kme, sharesWith: PARTNERS[id] })),
           { id: 'carol', kme: 'kme-c', sharesWith: [] },
@@ -180,7 +187,9 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
         text += chunk.toString('utf8')
         if (text.includes('"listening"')) resolve()
       })
-      child.once('exit', () => reject(new Error(`${name} did not start: ${readFileSync(join(directory, `${name}.log`), 'utf8').slice(-2000)}`)))
+      child.once('exit', () =>
+        reject(new Error(`${name} did not start: ${readFileSync(join(directory, `${name}.log`), 'utf8').slice(-2000)}`)),
+      )
     })
     const ended = once(child, 'exit')
     processes.set(name, child)
@@ -248,7 +257,11 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
       get: (path, headers = {}) => send('GET', path, undefined, headers),
       post: (path, body, headers = {}) => {
         const text = body === undefined ? '' : typeof body === 'string' ? body : JSON.stringify(body)
-        return send('POST', path, text, { 'content-type': 'application/json', 'content-length': String(Buffer.byteLength(text)), ...headers })
+        return send('POST', path, text, {
+          'content-type': 'application/json',
+          'content-length': String(Buffer.byteLength(text)),
+          ...headers,
+        })
       },
       close: () => agent.destroy(),
     }
@@ -282,7 +295,7 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
       await client.end()
     }
   }
-  const stop_all = async (): Promise<void> => {
+  const stopAll = async (): Promise<void> => {
     clients.forEach((client) => client.close())
     await Promise.all(names.map(stop))
     await devices.stop()
@@ -304,18 +317,21 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
     clientOf,
     admin,
     query,
-    [Symbol.asyncDispose]: stop_all,
+    [Symbol.asyncDispose]: stopAll,
   }
   try {
     await Promise.all(names.map(start))
     if (options.startEmpty !== true) {
       const alice = await sae('alice')
       const bob = await sae('bob')
-      await eventually('keys in both directions', async () => (await storedKeys(alice, 'bob')) > 0 && (await storedKeys(bob, 'alice')) > 0)
+      await eventually(
+        'keys in both directions',
+        async () => (await storedKeys(alice, 'bob')) > 0 && (await storedKeys(bob, 'alice')) > 0,
+      )
     }
     return network
   } catch (error) {
-    await stop_all()
+    await stopAll()
     throw error
   }
 }

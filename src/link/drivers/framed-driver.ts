@@ -5,11 +5,10 @@
 import type { Duplex } from 'node:stream'
 import type { Clock } from '../../kernel/clock.ts'
 import type { LinkId } from '../../kernel/identifiers.ts'
-import type { Random } from '../../kernel/random.ts'
+import { drawUniform, type Random } from '../../kernel/random.ts'
 import type { DriverEvent, KeyBlock, LinkDriver } from '../link.ts'
 import { createFrameDecoder, encodeFrame, FrameError } from './frame-codec.ts'
 import type { BlockFrame, Frame, HelloFrame } from './frame-codec.ts'
-import { drawUniform } from './uniform.ts'
 
 export interface FramedDriverOptions {
   /** Opens the stream of bytes to the device; gives up when `signal` aborts. */
