@@ -1,0 +1,188 @@
+/** `kme demo` as a process of its own, in a temporary directory on free ports, and its SAEs over real mutual TLS. */
+import { spawn, type ChildProcess } from 'node:child_process'
+import { once } from 'node:events'
+import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { request as httpsRequest } from 'node:https'
+import { randomInt } from 'node:crypto'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { requireFreePorts } from '../../src/demo/free-ports.ts'
+import { portsOf } from '../../src/demo/layout.ts'
+import { systemClock } from '../../src/kernel/clock.ts'
+
+const KME = fileURLToPath(new URL('../../src/cli/kme.ts', import.meta.url))
+
+export interface Answer {
+  readonly status: number
+  readonly headers: Readonly<Record<string, string | string[] | undefined>>
+  readonly text: string
+  readonly json: any
+}
+
+export interface Place {
+  readonly directory: string
+  readonly basePort: number
+  remove(): void
+}
+
+/** A new directory and a base port whose ports are all free now. */
+export const makePlace = async (): Promise<Place> => {
+  const directory = mkdtempSync(join(tmpdir(), 'openkme-demo-'))
+  for (;;) {
+    // Below the ports the system hands out by itself.
+    const basePort = randomInt(12_000, 32_000)
+    const free = await requireFreePorts(basePort).then(
+      () => true,
+      () => false,
+    )
+    if (free) return { directory, basePort, remove: () => rmSync(directory, { recursive: true, force: true }) }
+  }
+}
+
+export interface RunningDemo {
+  readonly process: ChildProcess
+  /** Everything printed so far. */
+  printed(): string
+  /** Resolves with the exit status and how long it took. */
+  stop(...signals: NodeJS.Signals[]): Promise<{ status: number | null; tookMs: number }>
+}
+
+/** Starts `kme demo` with arguments. Does not wait. */
+export const spawnDemo = ({ directory, basePort }: Omit<Place, 'remove'>, ...args: string[]): RunningDemo => {
+  const child = spawn(process.execPath, [KME, 'demo', ...args], {
+    env: { ...process.env, KME_DEMO_DIR: directory, KME_DEMO_PORT: String(basePort) },
+    stdio: ['ignore', 'pipe', 'pipe'],
+  })
+  let text = ''
+  for (const stream of [child.stdout, child.stderr]) stream.setEncoding('utf8').on('data', (chunk: string) => (text += chunk))
+  return {
+    process: child,
+    printed: () => text,
+    stop: async (...signals) => {
+      const startMs = systemClock.monotonicMs()
+      if (child.exitCode === null && child.signalCode === null) {
+        const exited = once(child, 'exit')
+        for (const signal of signals) child.kill(signal)
+        await exited
+      }
+      return { status: child.exitCode, tookMs: systemClock.monotonicMs() - startMs }
+    },
+  }
+}
+
+/** Runs `kme demo` with arguments to its end.
+ *  @returns exit status and all it printed. */
+export const finishDemo = async (
+  place: Omit<Place, 'remove'>,
+  ...args: string[]
+): Promise<{ status: number | null; text: string }> => {
+  const demo = spawnDemo(place, ...args)
+  await once(demo.process, 'close')
+  return { status: demo.process.exitCode, text: demo.printed() }
+}
+
+/** Starts `kme demo` and waits for READY. */
+export const startDemo = async (place: Place): Promise<RunningDemo> => {
+  const demo = spawnDemo(place)
+  try {
+    await eventually(
+      'READY',
+      () => {
+        if (demo.process.exitCode !== null) throw new Error(`the demo ended: ${demo.printed()}`)
+        return /^READY$/m.test(demo.printed())
+      },
+      60_000,
+    )
+    // The lines to copy come right after.
+    await eventually('next steps', () => demo.printed().includes('Stop   '))
+    return demo
+  } catch (error) {
+    await demo.stop('SIGKILL')
+    throw new Error(`the demo printed: ${demo.printed()}`, { cause: error })
+  }
+}
+
+/** Names and process IDs of what runs, as the demo notes them. */
+export const pidsOf = ({ directory }: Place): Record<string, number> =>
+  JSON.parse(readFileSync(join(directory, 'pids.json'), 'utf8')) as Record<string, number>
+
+/** Whether a process runs. One that has ended and waits for somebody to ask how does not. */
+export const isRunning = (pid: number): boolean => {
+  try {
+    process.kill(pid, 0)
+  } catch {
+    return false
+  }
+  if (!existsSync('/proc/self/stat')) return true
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
+    return stat.slice(stat.lastIndexOf(')') + 2, stat.lastIndexOf(')') + 3) !== 'Z'
+  } catch {
+    return false
+  }
+}
+
+export const eventually = async (what: string, look: () => boolean | Promise<boolean>, deadlineMs = 20_000): Promise<void> => {
+  const startMs = systemClock.monotonicMs()
+  while (!(await look())) {
+    if (systemClock.monotonicMs() - startMs > deadlineMs) throw new Error(`did not happen in time: ${what}`)
+    await systemClock.sleep(50)
+  }
+}
+
+export interface Credentials {
+  readonly cert: string | Buffer
+  readonly key: string | Buffer
+}
+
+export const credentialsOf = ({ directory }: Place, sae: string): Credentials => ({
+  cert: readFileSync(join(directory, `sae-${sae}.pem`)),
+  key: readFileSync(join(directory, `sae-${sae}.key`)),
+})
+
+/** One request on a connection of its own; rejects when there is no HTTP answer. */
+export const get = (
+  place: Place,
+  port: number,
+  path: string,
+  options: Partial<Credentials> & { token?: string } = {},
+): Promise<Answer> =>
+  new Promise((resolve, reject) => {
+    const { token, ...credentials } = options
+    const outgoing = httpsRequest(
+      {
+        host: '127.0.0.1',
+        port,
+        path,
+        agent: false,
+        ca: readFileSync(join(place.directory, 'ca.pem')),
+        headers: token === undefined ? {} : { authorization: `Bearer ${token}` },
+        ...credentials,
+      },
+      (incoming) => {
+        let text = ''
+        incoming.setEncoding('utf8')
+        incoming.on('data', (chunk: string) => (text += chunk))
+        incoming.on('error', reject)
+        incoming.on('end', () =>
+          resolve({
+            status: incoming.statusCode ?? 0,
+            headers: incoming.headers,
+            text,
+            get json() {
+              return JSON.parse(text)
+            },
+          }),
+        )
+      },
+    )
+    outgoing.on('error', reject)
+    outgoing.end()
+  })
+
+const HOMES = { alice: 'kme-a', bob: 'kme-b', carol: 'kme-c', mallory: 'kme-a' } as const
+
+/** A request of an SAE to the KME it is homed at. */
+export const getAs = (place: Place, sae: keyof typeof HOMES, path: string): Promise<Answer> =>
+  get(place, portsOf(place.basePort, HOMES[sae]).sae, `/api/v1/keys/${path}`, credentialsOf(place, sae))
