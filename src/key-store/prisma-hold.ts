@@ -115,7 +115,11 @@ export const holdMethods = (parts: BlockParts): Pick<KeyStore, 'hold' | 'voidAss
       const blockIds = assignment.units.map((run) => run.blockId)
       const blocks = await reader.open(blockIds)
       const first = blocks.get(blockIds[0] as BlockId)
-      if (first === undefined || sealed === undefined || blockIds.some((blockId) => !blocks.has(blockId))) {
+      const known = assignment.units.every(({ blockId, units }) => {
+        const block = blocks.get(blockId)
+        return block !== undefined && units.every((unit) => unit < block.unitCount)
+      })
+      if (first === undefined || sealed === undefined || !known) {
         return { outcome: 'refused', reason: 'units-unavailable' }
       }
       let confirmation: Buffer
