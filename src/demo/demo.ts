@@ -12,7 +12,7 @@ import { startPostgres } from './kept-postgres.ts'
 import { BLOCK_BYTES, BLOCKS_PER_S } from './kme-yaml.ts'
 import { devicePorts, filesOf, kmeNames, links, type DemoFiles } from './layout.ts'
 import { nextSteps } from './next-steps.ts'
-import { limitLog, prepareFiles, renewFiles } from './prepare-files.ts'
+import { limitLog, makeDirectories, prepareFiles, renewFiles } from './prepare-files.ts'
 import { findMissing } from './readiness.ts'
 import { superviseProcess, type SupervisedProcess } from './supervised-process.ts'
 
@@ -49,6 +49,8 @@ export const runDemo = async (options: DemoOptions, signal: AbortSignal): Promis
   await using cleanUp = new AsyncDisposableStack()
   cleanUp.use(await lockDirectory(directory, files.lock, random))
   await requireFreePorts(basePort)
+  await makeDirectories(files)
+  await limitLog(files.log('postgres'))
 
   const pids = new Map<string, () => number | undefined>([['demo', () => process.pid]])
   cleanUp.defer(() => rm(files.pids, { force: true }))
@@ -127,6 +129,7 @@ export const prepareDemo = async (
   const { directory, basePort, containers, clock = systemClock, random = systemRandom } = options
   const files = filesOf(directory)
   await using _lock = await lockDirectory(directory, files.lock, random)
+  await makeDirectories(files)
   await prepareFiles(files, { basePort, containers }, { clock, random })
 }
 

@@ -29,12 +29,16 @@ const CERTIFICATE_LIFE_LEFT_MS = 30 * DAY_MS
 const LOG_BYTES_MAX = 50 * 1024 * 1024
 const PASSPHRASE_BYTES = 24
 
+export const makeDirectories = async (files: DemoFiles): Promise<void> => {
+  for (const directory of [files.directory, files.secrets, files.logs]) await mkdir(directory, { recursive: true, mode: 0o700 })
+}
+
+/** `makeDirectories` comes first. */
 export const prepareFiles = async (
   files: DemoFiles,
   settings: { readonly basePort: number; readonly containers: boolean },
   parts: PrepareParts,
 ): Promise<void> => {
-  for (const directory of [files.directory, files.secrets, files.logs]) await mkdir(directory, { recursive: true, mode: 0o700 })
   const authorities = await prepareAuthorities(files, settings.containers, parts)
   await replacePublic(files.ca, authorities.certificatePem.kme, parts.random)
   for (const kme of kmeNames) {

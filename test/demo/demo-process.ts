@@ -2,6 +2,7 @@
 import { spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import type { IncomingHttpHeaders } from 'node:http'
 import { request as httpsRequest } from 'node:https'
 import { randomInt } from 'node:crypto'
 import { tmpdir } from 'node:os'
@@ -13,12 +14,16 @@ import { systemClock } from '../../src/kernel/clock.ts'
 
 const KME = fileURLToPath(new URL('../../src/cli/kme.ts', import.meta.url))
 
-export interface Answer {
-  readonly status: number
-  readonly headers: Readonly<Record<string, string | string[] | undefined>>
-  readonly text: string
-  readonly json: any
-}
+const toAnswer = (status: number, headers: IncomingHttpHeaders, text: string) => ({
+  status,
+  headers,
+  text,
+  get json() {
+    return JSON.parse(text)
+  },
+})
+
+export type Answer = ReturnType<typeof toAnswer>
 
 export interface Place {
   readonly directory: string
@@ -165,16 +170,7 @@ export const get = (
         incoming.setEncoding('utf8')
         incoming.on('data', (chunk: string) => (text += chunk))
         incoming.on('error', reject)
-        incoming.on('end', () =>
-          resolve({
-            status: incoming.statusCode ?? 0,
-            headers: incoming.headers,
-            text,
-            get json() {
-              return JSON.parse(text)
-            },
-          }),
-        )
+        incoming.on('end', () => resolve(toAnswer(incoming.statusCode ?? 0, incoming.headers, text)))
       },
     )
     outgoing.on('error', reject)

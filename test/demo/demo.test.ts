@@ -7,12 +7,14 @@ import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
-import { allPorts, portsOf } from '../../src/demo/layout.ts'
+import { allPorts, filesOf, portsOf } from '../../src/demo/layout.ts'
+import { renewFiles } from '../../src/demo/prepare-files.ts'
 import { requireFreePorts } from '../../src/demo/free-ports.ts'
 import { parseConfig } from '../../src/config/config.ts'
 import { systemClock } from '../../src/kernel/clock.ts'
 import { systemRandom } from '../../src/kernel/random.ts'
 import { createAuthorities } from '../../src/pki/authorities.ts'
+import { readRevocations } from '../../src/pki/revocation-list.ts'
 import {
   eventually,
   finishDemo,
@@ -233,6 +235,24 @@ describe('the files of the demo network', () => {
     expect(readFileSync(join(place.directory, 'pki/sae-ca.crl.pem'), 'utf8')).not.toBe(list)
     expect(statSync(join(place.directory, 'sae-bob.p12')).size).toBeGreaterThan(500)
     expect(readFileSync(join(place.directory, 'kme-a.yaml'), 'utf8')).toContain(`port: ${place.basePort + 101}\n`)
+  })
+
+  it('are renewed while the demo runs, before token and revocation lists run out', async () => {
+    const files = filesOf(place.directory)
+    const read = () => {
+      const [, claims] = readFileSync(files.adminToken, 'utf8').split('.')
+      const list = readRevocations(readFileSync(join(files.pki, 'kme-ca.crl.pem'), 'utf8'))
+      const { exp } = JSON.parse(Buffer.from(claims!, 'base64url').toString())
+      return { tokenEndsS: exp as number, listEndsMs: list.nextUpdateMs }
+    }
+    const before = read()
+    const sixHoursMs = 6 * 3_600_000
+    await renewFiles(files, {
+      random: systemRandom,
+      clock: { ...systemClock, nowMs: () => systemClock.nowMs() + sixHoursMs },
+    })
+    expect(read().tokenEndsS - before.tokenEndsS).toBeGreaterThanOrEqual(sixHoursMs / 1000)
+    expect(read().listEndsMs - before.listEndsMs).toBeGreaterThanOrEqual(sixHoursMs)
   })
 
   it('name services and take every address in containers', async () => {
