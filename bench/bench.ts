@@ -1,13 +1,13 @@
 /** `npm run bench`: two KMEs, PostgreSQL and their ceilings measured in one run, in one table (docs/benchmarks.md). */
 import { Command, InvalidArgumentError } from 'commander'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
-import { cpus } from 'node:os'
+import { cpus, loadavg } from 'node:os'
 import { join } from 'node:path'
 import Table from 'cli-table3'
 import { cpuTimeMs, treeCpuTimeMs } from './cpu-time.ts'
 import { containerOf } from './key-container-size.ts'
 import { startLoadGenerator, type Job, type LoadGenerator, type Requests, type Result, type Target } from './load.ts'
-import { FULL_RATE_BLOCKS_PER_S, startNetwork, type BenchNetwork, type KmeName } from './network.ts'
+import { FULL_RATE_BLOCKS_PER_S, KEYS_PER_BLOCK, startNetwork, type BenchNetwork, type KmeName } from './network.ts'
 
 interface Options {
   readonly seconds: number
@@ -56,6 +56,8 @@ interface Cell {
   readonly connections: number
   readonly slices: Slice[]
 }
+
+const blocksFor = (keys: number): number => Math.ceil(keys / KEYS_PER_BLOCK)
 
 const median = (values: readonly number[]): number => {
   const sorted = values.toSorted((a, b) => a - b)
@@ -171,7 +173,7 @@ const createMeter = (network: BenchNetwork, generator: LoadGenerator, stockKeys:
       const shortage = keys - mine
       if (room < 2 * shortage)
         await draw(kme === 'kme-a' ? 'kme-b' : 'kme-a', Math.min(theirs, 2 * shortage - room + 10 * BATCH), false)
-      await network.fillUntil(FULL_RATE_BLOCKS_PER_S, (a, b) => (kme === 'kme-a' ? a : b).mine >= keys)
+      await network.fill(blocksFor(2 * (keys - (await network.level(kme)).mine)), FULL_RATE_BLOCKS_PER_S)
     }
   }
 
@@ -242,7 +244,10 @@ const measureAtStock = async (network: BenchNetwork, meter: Meter, storedKeys: n
   // A slice must neither empty a small stock nor make the KME borrow.
   const maxRequests = Math.min(STOCK_SLICE_REQUESTS, Math.floor(storedKeys / 4))
   for (let i = 0; i < STOCK_SLICES + 1; i += 1) {
-    await network.fillUntil(storedKeys < 5000 ? 40 : 400, (a) => a.mine + a.theirs >= storedKeys && a.mine > maxRequests)
+    const { mine, theirs } = await network.level('kme-a')
+    const blocks = blocksFor(Math.max(storedKeys - mine - theirs, 2 * (maxRequests + 1 - mine)))
+    // Slowly, so that the stock is what it should be.
+    if (blocks > 0) await network.fill(blocks, 200)
     const slice = await meter.measure({
       target: network.saeApi['kme-a'],
       connections: 16,
@@ -285,32 +290,22 @@ interface FillFigure {
 
 /** Fills the pools as fast as the KMEs take blocks. */
 const measureFill = async (network: BenchNetwork, untilKeys: number): Promise<FillFigure> => {
-  const stored = async (): Promise<number> => {
-    const { mine, theirs } = await network.level('kme-a')
-    return mine + theirs
-  }
   const cpu = (): Partial<Record<ServerName, number | undefined>> => ({
     'kme-a': cpuTimeMs(network.kmes['kme-a'].pid),
     'kme-b': cpuTimeMs(network.kmes['kme-b'].pid),
     PostgreSQL: treeCpuTimeMs(network.postgresPid),
   })
-  const [keysBefore, cpuBefore, startMs] = [await stored(), cpu(), performance.now()]
-  let [keysAfter, cpuAfter, endMs] = [0, cpu(), 0]
-  await network.fillUntil(FULL_RATE_BLOCKS_PER_S, (a) => {
-    if (a.mine + a.theirs < untilKeys) return false
-    keysAfter = a.mine + a.theirs
-    cpuAfter = cpu()
-    endMs = performance.now()
-    return true
-  })
-  const keys = keysAfter - keysBefore
+  const { mine, theirs } = await network.level('kme-a')
+  const [cpuBefore, startMs] = [cpu(), performance.now()]
+  const { keys, endMs } = await network.fill(blocksFor(untilKeys - mine - theirs), FULL_RATE_BLOCKS_PER_S)
+  const cpuAfter = cpu()
   const keysPerS = (keys * 1000) / (endMs - startMs)
   const names = (Object.keys(cpuBefore) as ServerName[]).filter((name) => cpuBefore[name] !== undefined)
   const perKey = names.map((name) => [name, ((cpuAfter[name] ?? 0) - (cpuBefore[name] ?? 0)) / keys])
   return {
     keys,
     keysPerS,
-    blocksPerS: keysPerS / network.keysPerBlock,
+    blocksPerS: keysPerS / KEYS_PER_BLOCK,
     cpuPerKeyMs: Object.fromEntries(perKey) as FillFigure['cpuPerKeyMs'],
   }
 }
@@ -333,7 +328,8 @@ const hottest = (file: string, count: number): string[] => {
   let totalUs = 0
   samples.forEach((id, i) => {
     const name = nameOf.get(id) ?? '?'
-    if (name === '(idle)') return
+    // Idle time, and what taking the profile costs.
+    if (name === '(idle)' || name.startsWith('post node:inspector')) return
     totalUs += timeDeltas[i] ?? 0
     selfUs.set(name, (selfUs.get(name) ?? 0) + (timeDeltas[i] ?? 0))
   })
@@ -448,6 +444,8 @@ const bench = async (options: Options, cleanUp: AsyncDisposableStack, signal: Ab
   const rounds = options.quick ? 2 : 4
   const say = (text: string): void => void process.stderr.write(process.stderr.isTTY ? `\r\x1b[K${text}` : `${text}\n`)
 
+  // Somebody else's work on these cores shows in every figure.
+  const loadBefore = loadavg()[0] ?? 0
   say('starting PostgreSQL, two KMEs, devices and baselines')
   const network = await startNetwork({ cleanUp, signal, maxStoredKeys: Math.ceil(stockKeys * 1.25), answerSizes: [1, BATCH] })
   const generator = await startLoadGenerator(signal)
@@ -463,12 +461,14 @@ const bench = async (options: Options, cleanUp: AsyncDisposableStack, signal: Ab
     cores: cpus().length,
     node: process.version,
     postgres: network.postgresVersion,
+    loadBefore,
     secondsPerCell: options.seconds,
     rounds,
   }
   console.log(`OpenKME benchmark, ${facts.date}`)
   console.log(`${facts.cores} cores (${facts.processor}), Node ${facts.node}, PostgreSQL ${facts.postgres}`)
   console.log('Both KMEs, PostgreSQL with both databases, the devices and the load generator share these cores.')
+  console.log(`Load average before the start (0 on an idle machine): ${figure(loadBefore, 1)}.`)
   console.log(`Each cell: ${options.seconds} s in ${rounds} slices, medians of the slices; keys of 256 bits; mutual TLS 1.3.\n`)
 
   const stock: StockFigure[] = []

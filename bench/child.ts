@@ -10,8 +10,8 @@ export interface Child {
   readonly process: ChildProcess
   /** The line it said when it was ready, from what `ready` matched on. */
   readonly readyLine: string
-  /** Types a line on its standard input. */
-  type(line: string): void
+  /** Types a line on its standard input. @returns the line it answers with. */
+  ask(line: string): Promise<string>
   /** Carries out a hook of child-hooks.ts. */
   hook(message: HookMessage): Promise<void>
   stop(): Promise<void>
@@ -45,6 +45,7 @@ export const startChild = async (
     if (said.length > 50) said.shift()
   }
   let stopping = false
+  const lines = createInterface({ input: child.stdout! })
   child.on('exit', (code, signal) => {
     if (!stopping) remember(`(${name} ended: ${signal ?? String(code)})`)
   })
@@ -59,7 +60,7 @@ export const startChild = async (
       clearTimeout(late)
       fail('did not start')
     })
-    createInterface({ input: child.stdout! }).on('line', (line) => {
+    lines.on('line', (line) => {
       remember(line)
       if (!ready.test(line)) return
       clearTimeout(late)
@@ -78,7 +79,11 @@ export const startChild = async (
     pid: child.pid!,
     process: child,
     readyLine,
-    type: (line) => void child.stdin!.write(`${line}\n`),
+    ask: async (line) => {
+      const answer = once(lines, 'line')
+      child.stdin!.write(`${line}\n`)
+      return ((await answer) as [string])[0]
+    },
     hook: async (message) => {
       child.send(message)
       for (;;) {

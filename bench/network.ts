@@ -27,6 +27,12 @@ export interface PoolLevel {
   readonly theirs: number
 }
 
+export interface Filled {
+  readonly keys: number
+  /** Of performance.now(). */
+  readonly endMs: number
+}
+
 export interface BenchNetwork {
   /** alice at kme-a, bob at kme-b. */
   readonly saeApi: Readonly<Record<KmeName, Target>>
@@ -34,19 +40,18 @@ export interface BenchNetwork {
   readonly kmes: Readonly<Record<KmeName, Child>>
   readonly postgresPid: number
   readonly postgresVersion: string
-  /** Keys a block becomes. */
-  readonly keysPerBlock: number
   level(kme: KmeName): Promise<PoolLevel>
-  /** Lets the devices deliver until `enough`, then waits until nothing is under way. */
-  fillUntil(rateBlocksPerS: number, enough: (a: PoolLevel, b: PoolLevel) => boolean): Promise<void>
+  /** Has the devices deliver this many blocks, or a few more, and waits until both ends have agreed them all.
+   *  @returns when the last of them was agreed. */
+  fill(blocks: number, rateBlocksPerS: number): Promise<Filled>
 }
 
 export const FULL_RATE_BLOCKS_PER_S = 20_000
 const BLOCK_BYTES = 8192
-const AUTHENTICATION_KEY_BYTES = 32
 const KEY_BYTES = 32
-const POLL_MS = 20
-const QUIET_MS = 400
+/** The first bytes of a block are the key its agreement is authenticated with. */
+export const KEYS_PER_BLOCK = BLOCK_BYTES / KEY_BYTES - 1
+const POLL_MS = 10
 const FILL_STALL_MS = 30_000
 
 const freePort = (): Promise<number> =>
@@ -193,32 +198,35 @@ export const startNetwork = async (options: {
     const pool = (answer as { pools: (PoolLevel & { kmeId: string })[] }).pools.find(({ kmeId }) => kmeId === other)
     return pool ?? { mine: 0, theirs: 0 }
   }
-  const levels = async (): Promise<[PoolLevel, PoolLevel]> => [await level('kme-a'), await level('kme-b')]
+  const totals = async (): Promise<{ a: number; b: number }> => {
+    const [atA, atB] = [await level('kme-a'), await level('kme-b')]
+    return { a: atA.mine + atA.theirs, b: atB.mine + atB.theirs }
+  }
+  const producedBlocks = async (): Promise<number> =>
+    (JSON.parse(await devices.ask('status')) as { producedBlocks: number }).producedBlocks
 
-  const fillUntil: BenchNetwork['fillUntil'] = async (rateBlocksPerS, enough) => {
-    devices.type(`rate ${rateBlocksPerS}`)
-    devices.type('resume')
-    let quietMs = 0
-    let before = ''
-    try {
-      for (;;) {
-        const now = await levels()
-        if (enough(...now)) break
-        quietMs = JSON.stringify(now) === before ? quietMs + POLL_MS : 0
-        if (quietMs > FILL_STALL_MS) throw new Error(`the pools do not fill: ${before}`)
-        before = JSON.stringify(now)
-        await sleep(POLL_MS, undefined, { signal })
-      }
-    } finally {
-      devices.type('pause')
-    }
-    quietMs = 0
-    while (quietMs < QUIET_MS) {
+  const fill: BenchNetwork['fill'] = async (blocks, rateBlocksPerS) => {
+    const before = await totals()
+    const producedBefore = await producedBlocks()
+    await devices.ask(`rate ${rateBlocksPerS}`)
+    await devices.ask('resume')
+    while ((await producedBlocks()) < producedBefore + blocks) await sleep(POLL_MS, undefined, { signal })
+    await devices.ask('pause')
+    const keys = ((await producedBlocks()) - producedBefore) * KEYS_PER_BLOCK
+    let seen = await totals()
+    let endMs = performance.now()
+    while (seen.a < before.a + keys || seen.b < before.b + keys) {
       await sleep(POLL_MS, undefined, { signal })
-      const now = JSON.stringify(await levels())
-      quietMs = now === before ? quietMs + POLL_MS : 0
-      before = now
+      const now = await totals()
+      if (now.a !== seen.a || now.b !== seen.b) endMs = performance.now()
+      seen = now
+      if (performance.now() - endMs > FILL_STALL_MS) {
+        throw new Error(
+          `the pools do not fill: ${seen.a - before.a} keys at kme-a and ${seen.b - before.b} at kme-b instead of ${keys}`,
+        )
+      }
     }
+    return { keys, endMs }
   }
 
   return {
@@ -227,9 +235,8 @@ export const startNetwork = async (options: {
     kmes: { 'kme-a': a.child, 'kme-b': b.child },
     postgresPid,
     postgresVersion,
-    keysPerBlock: (BLOCK_BYTES - AUTHENTICATION_KEY_BYTES) / KEY_BYTES,
     level,
-    fillUntil,
+    fill,
   }
 }
 
