@@ -114,8 +114,8 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
 
     // Other KMEs and links to them
     const peerTls = () => {
-      const { certificatePem, privateKeyPem, caPem } = peerFiles.current()
-      return { certificatePem, privateKeyPem, caPem: caPem ?? '' }
+      const { caPem = '', ...files } = peerFiles.current()
+      return { ...files, caPem }
     }
     const peers = cleanUp.use(
       createPeerDirectory(
@@ -134,6 +134,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
           driverName: link.driver,
           driver: createDriver(link, { clock, random }),
           maxStoredKeys: config.keys.maxStored,
+          qberMax: link.qberMax,
         }),
       ),
     )
@@ -153,7 +154,12 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     }
     const metrics = createMetrics({ version, pools: pool, links, peers })
     const deliveryParts = { kmeId, directory: saes, pool, store, peers, limits, audit, random, log: log.slice('delivery') }
-    const settlement = createSettlement({ ...deliveryParts, burnAfterS: config.keys.burnAfterS, clock })
+    const settlement = createSettlement({
+      ...deliveryParts,
+      burnAfterS: config.keys.burnAfterS,
+      clock,
+      onBurnt: metrics.addKeysBurnt,
+    })
     const getKey = makeGetKey({ ...deliveryParts, settlement, borrow: lending.borrow })
     const getStatus = makeGetStatus(deliveryParts)
     const getKeyWithKeyIds = makeGetKeyWithKeyIds({ store })
@@ -233,7 +239,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
         },
       ],
     })
-    const verifier = await createTokenVerifier({ publicKeyPem: readFileSync(adminApi.tokenKey, 'utf8'), clock })
+    const verifier = await createTokenVerifier({ publicKeyPem: readFileSync(adminApi.tokenKey, 'utf8'), kmeId, clock })
     const certificates = (): readonly InstalledCertificate[] => {
       const own = (usedFor: string, pem: string): InstalledCertificate => ({
         ...describeCertificate(pem),

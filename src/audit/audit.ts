@@ -8,7 +8,6 @@ export type AuditEventName =
   | 'key.issued'
   | 'key.held'
   | 'key.delivered'
-  | 'key.refused'
   | 'key.unsettled'
   | 'key.returned'
   | 'key.burnt'

@@ -2,7 +2,6 @@
 import { readFileSync } from 'node:fs'
 import { Socket } from 'node:net'
 import type { Command } from 'commander'
-import { compose } from '../compose.ts'
 import { loadConfig } from '../config/config.ts'
 import { databaseUrl } from '../config/environment.ts'
 import { readPassphrase } from '../config/secrets.ts'
@@ -21,6 +20,8 @@ export const addStartCommand = (program: Command): void => {
     .option('-c, --config <file>', 'configuration file', DEFAULT_CONFIG)
     .option('--stop-with-parent', 'stop when standard input ends, as it does when the program that started this one dies')
     .action(async ({ config: file, stopWithParent = false }: { config: string; stopWithParent?: boolean }) => {
+      // Loaded here, so that the other commands do without a whole KME in memory.
+      const { compose } = await import('../compose.ts')
       const config = loadConfig(file)
       const log = createLogger(config.log.level, { kme: config.kme.id })
       const stop = Promise.withResolvers<void>()

@@ -116,6 +116,8 @@ const schema = z.strictObject({
           port: port.min(1),
           /** Blocks the device may send ahead of their acknowledgement. */
           creditBlocks: z.int().min(1).max(1024).default(16),
+          /** Blocks with a higher quantum bit error rate are never used. 0.11 is where a BB84 key stops being secret. */
+          qberMax: z.number().min(0).max(0.5).default(0.11),
         }),
       ]),
     )

@@ -161,7 +161,7 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
       try {
         return await store.claim({ peerKmeId: peer.kmeId, assignment: candidate })
       } catch (error) {
-        if (error instanceof KeyDataAccess) await store.burn(candidate.aid, 'the units could not be opened')
+        if (error instanceof KeyDataAccess) await parts.settlement.burn(candidate.aid, 'the units could not be opened')
         else parts.settlement.doubtPool()
         throw error
       }
@@ -211,7 +211,7 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
       await parts.settlement.abort(assignment.aid, reason)
       throw new UnknownSlave()
     }
-    await store.burn(assignment.aid, `refused by the peer: ${reason}`)
+    await parts.settlement.burn(assignment.aid, `refused by the peer: ${reason}`)
     throw new PeerUnavailable(RETRY_PEER_S)
   }
 

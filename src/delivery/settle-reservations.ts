@@ -13,6 +13,8 @@ export interface SettlementParts {
   readonly pool: KeyPool
   readonly peers: PeerDirectory
   readonly burnAfterS: number
+  /** Counts units for metrics. */
+  readonly onBurnt: (unitCount: number) => void
   readonly clock: Clock
   readonly log: Logger
 }
@@ -21,6 +23,8 @@ export interface Settlement {
   /** RESERVED to ABORTING, and soon settled.
    *  @returns false when the reservation had become ISSUED after all. True when it had not, or the database cannot say. */
   abort(aid: AssignmentId, reason: string): Promise<boolean>
+  /** Gives up a reservation for good. */
+  burn(aid: AssignmentId, reason: string): Promise<void>
   /** The pool may hold hints that are stale or lack units that are free: rebuild it soon. */
   doubtPool(): void
   /** Settles what there is to settle, now. */
@@ -39,10 +43,16 @@ export const createSettlement = (parts: SettlementParts): Settlement => {
   /** Something may be unsettled; true at start, because an earlier process may have died. */
   let pending = true
 
+  const burn = async (aid: AssignmentId, reason: string): Promise<void> => {
+    const unitCount = await store.burn(aid, reason)
+    parts.onBurnt(unitCount)
+    log.warn({ aid, unitCount, reason }, 'units burnt')
+  }
+
   const settleOne = async (reservation: UnsettledReservation): Promise<boolean> => {
     const { aid, peerKmeId } = reservation
     if (clock.nowMs() - reservation.claimedAtMs > parts.burnAfterS * 1000) {
-      await store.burn(aid, 'not settled in time')
+      await burn(aid, 'not settled in time')
       return true
     }
     const peer = peers.named(peerKmeId)
@@ -53,8 +63,7 @@ export const createSettlement = (parts: SettlementParts): Settlement => {
       pool.giveBack(peerKmeId, await store.giveBack(aid, 'R2'))
       log.info({ aid, peer: peerKmeId }, 'an unsettled assignment was voided, its units are free again')
     } else {
-      await store.burn(aid, 'the peer had released it')
-      log.warn({ aid, peer: peerKmeId }, 'an unsettled assignment was released by the peer, its units are burnt')
+      await burn(aid, 'the peer had released it')
     }
     return true
   }
@@ -89,6 +98,7 @@ export const createSettlement = (parts: SettlementParts): Settlement => {
         return true
       }
     },
+    burn,
     doubtPool: () => {
       poolIsDoubtful = true
       pending = true

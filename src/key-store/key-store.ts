@@ -25,6 +25,11 @@ export interface NewBlock {
   readonly key: SecretBytes
 }
 
+export interface BlockTags {
+  readonly own: Buffer
+  readonly peers: Buffer
+}
+
 export interface PendingBlock {
   readonly blockId: BlockId
   readonly linkId: LinkId
@@ -130,9 +135,9 @@ export interface KeyStore {
   /** INGESTED: sealed and durable, not yet usable. `duplicate` when this device block is known already. */
   deposit(block: NewBlock): Promise<'stored' | 'duplicate'>
   pendingBlocks(linkId: LinkId): Promise<readonly PendingBlock[]>
-  /** HMAC over the whole block that only a holder of the same bytes can make; `speaker` says who proves it.
-   *  Undefined when the block is not here or already destroyed. */
-  blockTag(blockId: BlockId, speaker: KmeId): Promise<Buffer | undefined>
+  /** HMACs over the whole block that only a holder of the same bytes can make: the one this KME proves its bytes with, and
+   *  the one it expects from the peer. Undefined when the block is not here, destroyed, or does not open. */
+  blockTags(blockId: BlockId): Promise<BlockTags | undefined>
   /** INGESTED to AVAILABLE. Undefined when the block was not INGESTED (a repeated confirmation). */
   release(blockId: BlockId): Promise<AvailableUnits | undefined>
   /** INGESTED to DESTROYED: the two ends do not hold the same block. */
@@ -159,8 +164,8 @@ export interface KeyStore {
   unsettled(): Promise<readonly UnsettledReservation[]>
   /** Back to AVAILABLE, by rule R1 (nothing was sent) or R2 (the peer voided the assignment for ever). */
   giveBack(aid: AssignmentId, rule: 'R1' | 'R2'): Promise<readonly UnitRun[]>
-  /** To BURNT: the units will never be issued. */
-  burn(aid: AssignmentId, reason: string): Promise<void>
+  /** Ends a reservation whose units will never be issued; how many units that were. */
+  burn(aid: AssignmentId, reason: string): Promise<number>
 
   // Holding KME
   /** Checks that the units are the caller's to issue and free here, compares bytes, and holds the keys for the slaves. */

@@ -2,7 +2,9 @@
 import { auditColumns, insertAudit, type AuditEvent } from '../audit/audit.ts'
 import type { Keyring } from '../custody/custody.ts'
 import type { Database, Statements } from '../database/database.ts'
+import { KeyDataAccess } from '../kernel/errors.ts'
 import type { BlockId, KmeId, LinkId } from '../kernel/identifiers.ts'
+import type { SecretBytes } from '../kernel/secret-bytes.ts'
 import { blockTag } from './commitment.ts'
 import { placeName, sealUnit, TAG_KEY_BYTES, TAG_KEY_INDEX, type BlockPlace } from './key-envelope.ts'
 import type { AvailableUnits, KeyStore, NewBlock, StoreCounts } from './key-store.ts'
@@ -33,7 +35,10 @@ WHERE b.block_id = m.block_id`
 export const appendAudit = (statements: Statements, events: readonly AuditEvent[]): Promise<unknown> =>
   statements.query(insertAudit(1), auditColumns(events))
 
-type BlockMethods = Pick<KeyStore, 'deposit' | 'pendingBlocks' | 'blockTag' | 'release' | 'discard' | 'availableUnits' | 'counts'>
+type BlockMethods = Pick<
+  KeyStore,
+  'deposit' | 'pendingBlocks' | 'blockTags' | 'release' | 'discard' | 'availableUnits' | 'counts'
+>
 
 export const blockMethods = ({ database, keyring, reader, kmeId, unitSizeBits }: BlockParts): BlockMethods => ({
   deposit: async (block) => {
@@ -99,7 +104,7 @@ export const blockMethods = ({ database, keyring, reader, kmeId, unitSizeBits }:
     }))
   },
 
-  blockTag: async (blockId, speaker) => {
+  blockTags: async (blockId) => {
     const block = (await reader.open([blockId])).get(blockId)
     if (block === undefined) return undefined
     const whole = {
@@ -111,11 +116,18 @@ export const blockMethods = ({ database, keyring, reader, kmeId, unitSizeBits }:
     const blocks = await reader.open([blockId])
     const again = blocks.get(blockId)
     if (again === undefined) return undefined
-    const material = joinUnits(blocks, whole, sealed)
+    let bytes: SecretBytes
     try {
-      return blockTag(again.tagKey, blockId, speaker, material.bytes)
+      bytes = joinUnits(blocks, whole, sealed).bytes
+    } catch (error) {
+      if (error instanceof KeyDataAccess) return undefined
+      throw error
+    }
+    try {
+      const tagOf = (speaker: KmeId): Buffer => blockTag(again.tagKey, blockId, speaker, bytes)
+      return { own: tagOf(kmeId), peers: tagOf(again.peerKmeId) }
     } finally {
-      material.bytes.wipe()
+      bytes.wipe()
     }
   },
 

@@ -6,6 +6,7 @@ import { createBatching } from '../kernel/batching.ts'
 import { KeyNotFound, Unauthorized, Unavailable } from '../kernel/errors.ts'
 import type { AssignmentId, KeyId, SaeId } from '../kernel/identifiers.ts'
 import { SecretBytes } from '../kernel/secret-bytes.ts'
+import type { AssignmentState } from './key-states.ts'
 import type { FetchedKeys, FetchRequest, KeyStore, UnitRun } from './key-store.ts'
 import { finishUnits, type BlockParts } from './prisma-blocks.ts'
 import { unitCountIn } from './prisma-issue.ts'
@@ -31,7 +32,7 @@ SELECT must((SELECT count(*) FROM delivered) = cardinality($1::uuid[]), 'deliver
 interface LookedUp extends Record<string, unknown> {
   aid: AssignmentId
   role: string
-  state: string
+  state: AssignmentState
   master_sae_id: SaeId
   slave_sae_ids: SaeId[]
   size_bits: number
@@ -97,14 +98,24 @@ export const fetchMethods = (parts: BlockParts): Pick<KeyStore, 'fetch'> => {
       }
     })
 
-    // Only what could be opened is marked as fetched.
+    // Only what could be opened is marked as fetched, and each request is decided again in turn: a request before it in
+    // this batch may have been granted the same key.
     const granted: { request: FetchRequest; shares: Share[] }[] = []
     requests.forEach((request, i) => {
-      const decision = decisions[i] as Share[] | Error
-      if (!(decision instanceof Error) && !(answers[i] instanceof Error)) granted.push({ request, shares: decision })
+      const shares = decisions[i] as Share[] | Error
+      const answer = answers[i] as FetchedKeys | Error
+      if (shares instanceof Error || answer instanceof Error) return
+      try {
+        decide(request, heldOfKey, changes)
+      } catch (error) {
+        answer.bytes.wipe()
+        answers[i] = error as Error
+        return
+      }
+      for (const share of shares) markFetched(request, share, changes)
+      granted.push({ request, shares })
     })
     if (granted.length === 0) return answers
-    for (const { request, shares } of granted) for (const share of shares) markFetched(request, share, changes)
     try {
       await commit(
         granted,

@@ -1,12 +1,13 @@
 /** The holding KME's side: keys another KME assigned are kept for the slave SAEs here, or voided for ever. */
+import { timingSafeEqual } from 'node:crypto'
 import { auditColumns, insertAudit, type AuditEvent } from '../audit/audit.ts'
 import { repeatOnContention, sqlState, violatedConstraint } from '../database/database.ts'
 import { createBatching } from '../kernel/batching.ts'
-import type { AssignmentId, BlockId, KmeId } from '../kernel/identifiers.ts'
+import type { BlockId, KmeId } from '../kernel/identifiers.ts'
 import { assignmentTag } from './commitment.ts'
 import type { Assignment, HoldAnswer, KeyStore, UnitRun } from './key-store.ts'
-import { timingSafeEqual } from 'node:crypto'
-import { appendAudit, finishUnits, type BlockParts } from './prisma-blocks.ts'
+import type { AssignmentState } from './key-states.ts'
+import { appendAudit, type BlockParts } from './prisma-blocks.ts'
 import { joinUnits, unitsPerKey } from './prisma-open-blocks.ts'
 import {
   assignmentRow,
@@ -81,7 +82,7 @@ export const holdMethods = (parts: BlockParts): Pick<KeyStore, 'hold' | 'voidAss
 
   /** The same call may come again when our answer was lost: equal content is answered as before, other content refused. */
   const answerRepeated = async (peerKmeId: KmeId, assignment: Assignment, confirmation: Buffer): Promise<HoldAnswer> => {
-    const rows = await database.query<{ state: string; same: boolean }>(
+    const rows = await database.query<{ state: AssignmentState; same: boolean }>(
       `SELECT a.state, a.role = 'holder' AND a.peer_kme_id = $2 AND a.master_sae_id = $3 AND a.slave_sae_ids = $4::text[] AND a.size_bits = $5
          AND a.units = $6::text::jsonb
          AND (SELECT array_agg(k.key_id ORDER BY k.position) FROM assigned_key k WHERE k.aid = a.aid) = $7::uuid[] AS same
@@ -197,7 +198,7 @@ export const holdMethods = (parts: BlockParts): Pick<KeyStore, 'hold' | 'voidAss
 interface HeldRow extends Record<string, unknown> {
   role: string
   peer_kme_id: KmeId
-  state: string
+  state: AssignmentState
   fetched: number
   units: UnitRun[]
 }
@@ -213,31 +214,4 @@ const heldEvent = ({ peerKmeId, assignment }: HoldRequest): AuditEvent => ({
     sizeBits: assignment.sizeBits,
     keyIds: assignment.keyIds,
   },
-})
-
-/** SQL for expire(): what waits past its time ends, its units with it. */
-export const expireMethods = ({ database, reader }: BlockParts): Pick<KeyStore, 'expire'> => ({
-  expire: () =>
-    database.transaction(async (statements) => {
-      const rows = await statements.query<{ aid: AssignmentId; role: string; key_count: number; units: UnitRun[] }>(
-        `UPDATE assignment a SET ended_at = now(), state = CASE WHEN a.role = 'issuer' THEN a.state ELSE 'EXPIRED' END
-         WHERE a.aid IN (SELECT aid FROM assignment WHERE expires_at <= now() AND ended_at IS NULL LIMIT 500 FOR UPDATE SKIP LOCKED)
-         RETURNING a.aid, a.role, a.key_count, a.units`,
-      )
-      const expired = rows.filter((row) => row.role !== 'issuer')
-      const blocks = await reader.open(rows.flatMap((row) => row.units.map((run) => run.blockId)))
-      const known = rows.flatMap((row) => row.units).filter((run) => blocks.has(run.blockId))
-      const { blockIds, masks } = masksOf(known, unitCountIn(blocks))
-      await statements.query(finishUnits(1, 2), [blockIds, masks])
-      await appendAudit(
-        statements,
-        expired.map((row) => ({
-          event: 'key.expired',
-          actor: 'system',
-          outcome: 'done',
-          subject: { aid: row.aid, keys: row.key_count },
-        })),
-      )
-      return { expiredKeys: expired.reduce((sum, row) => sum + row.key_count, 0) }
-    }),
 })

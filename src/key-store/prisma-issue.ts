@@ -1,10 +1,11 @@
 /** The issuing KME's side of a key's life: AVAILABLE -> RESERVED -> ISSUED, and the only two ways back. */
 import { auditColumns, insertAudit, type AuditEvent } from '../audit/audit.ts'
-import { outcomeUnknown, repeatOnContention, sqlState, violatedConstraint } from '../database/database.ts'
+import { outcomeUnknown, repeatOnContention, sqlState } from '../database/database.ts'
 import { createBatching } from '../kernel/batching.ts'
 import { Conflict } from '../kernel/errors.ts'
 import type { AssignmentId, BlockId, KeyId, KmeId, SaeId } from '../kernel/identifiers.ts'
 import { assignmentTag } from './commitment.ts'
+import type { ReservationState } from './key-states.ts'
 import type { Assignment, Claim, ClaimRequest, Issue, KeyMaterial, KeyStore, UnitRun } from './key-store.ts'
 import { appendAudit, finishUnits, type BlockParts } from './prisma-blocks.ts'
 import {
@@ -271,7 +272,7 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
 
   const endReservation = (
     aid: AssignmentId,
-    state: readonly string[],
+    state: readonly ReservationState[],
     event: AuditEvent,
     then: (blockIds: BlockId[], masks: string[]) => [sql: string, parameters: unknown[]],
   ): Promise<readonly UnitRun[]> => {
@@ -325,7 +326,7 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
         if (sqlState(error) === ROW_COUNT_CHECK)
           throw new Conflict('the reservation is gone', undefined, undefined, { cause: error })
         if (sqlState(error) === UNIQUE_VIOLATION) {
-          throw new Conflict(`already used: ${violatedConstraint(error) ?? 'identifier'}`, undefined, undefined, { cause: error })
+          throw new Conflict('this identifier was used before', undefined, undefined, { cause: error })
         }
         throw error
       }
@@ -340,7 +341,7 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
       } catch (error) {
         if (isConflict(error)) return 'conflict'
         if (sqlState(error) === UNIQUE_VIOLATION) {
-          throw new Conflict(`already used: ${violatedConstraint(error) ?? 'identifier'}`, undefined, undefined, { cause: error })
+          throw new Conflict('this identifier was used before', undefined, undefined, { cause: error })
         }
         throw error
       }
@@ -418,12 +419,13 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
       ),
 
     burn: async (aid, reason) => {
-      await endReservation(
+      const units = await endReservation(
         aid,
         ['RESERVED', 'ABORTING'],
         { event: 'key.burnt', actor: 'system', outcome: 'done', subject: { aid, reason } },
         (blockIds, masks) => [finishUnits(1, 2), [blockIds, masks]],
       )
+      return units.reduce((sum, run) => sum + run.units.length, 0)
     },
   }
 }

@@ -10,6 +10,7 @@ import type { KeyMaterial, UnitRun } from './key-store.ts'
 /** A block whose keys are open. Valid until the cache lets go of it: use it in the same turn, never keep it. */
 export interface OpenBlock {
   readonly place: BlockPlace
+  readonly peerKmeId: KmeId
   readonly unitCount: number
   readonly unitSizeBits: number
   readonly dek: SecretBytes
@@ -87,7 +88,14 @@ export const createBlockReader = (parts: { statements: Statements; keyring: Keyr
     const dek = parts.keyring.openDek(row.wrapped_dek, row.term, placeName(place))
     const tagKey = Buffer.allocUnsafeSlow(TAG_KEY_BYTES)
     openUnit(dek, place, TAG_KEY_INDEX, row.sealed_tag_key, tagKey, 0)
-    return { place, unitCount: row.unit_count, unitSizeBits: row.unit_size_bits, dek, tagKey: SecretBytes.adopt(tagKey) }
+    return {
+      place,
+      peerKmeId: row.peer_kme_id,
+      unitCount: row.unit_count,
+      unitSizeBits: row.unit_size_bits,
+      dek,
+      tagKey: SecretBytes.adopt(tagKey),
+    }
   }
 
   /** Opens blocks, from memory where possible. A block that is unknown, destroyed or does not open is left out:
@@ -103,7 +111,7 @@ export const createBlockReader = (parts: { statements: Statements; keyring: Keyr
     }
     if (missing.length > 0) {
       const rows = await parts.statements.query<BlockKeysRow>(
-        `SELECT block_id, link_id, unit_count, unit_size_bits, term, generation, wrapped_dek, sealed_tag_key
+        `SELECT block_id, link_id, peer_kme_id, unit_count, unit_size_bits, term, generation, wrapped_dek, sealed_tag_key
          FROM key_block WHERE block_id = ANY($1::uuid[]) AND wrapped_dek IS NOT NULL AND sealed_tag_key IS NOT NULL`,
         [missing],
       )
@@ -132,7 +140,16 @@ export const createBlockReader = (parts: { statements: Statements; keyring: Keyr
     return bySealedRequest(rows, requests.length)
   }
 
-  return { open, sealedUnits, forget, dispose: () => [...cache.keys()].forEach(forget) }
+  /** Wipes the keys of blocks that are used up: their data keys are gone from the database too. */
+  const forgetDestroyed = async (): Promise<void> => {
+    const rows = await parts.statements.query<{ block_id: BlockId }>(
+      `SELECT block_id FROM key_block WHERE block_id = ANY($1::uuid[]) AND wrapped_dek IS NULL`,
+      [[...cache.keys()]],
+    )
+    for (const row of rows) forget(row.block_id)
+  }
+
+  return { open, sealedUnits, forget, forgetDestroyed, dispose: () => [...cache.keys()].forEach(forget) }
 }
 
 export type BlockReader = ReturnType<typeof createBlockReader>
@@ -140,6 +157,7 @@ export type BlockReader = ReturnType<typeof createBlockReader>
 interface BlockKeysRow extends Record<string, unknown> {
   block_id: BlockId
   link_id: string
+  peer_kme_id: KmeId
   unit_count: number
   unit_size_bits: number
   term: number

@@ -64,12 +64,12 @@ export const createBlockAgreement = (parts: AgreeBlockParts): BlockAgreement => 
   const propose = async (blockId: BlockId): Promise<boolean> => {
     const peer = parts.peers.named(peerKmeId)
     if (peer?.available() !== true) return false
-    const tag = await store.blockTag(blockId, kmeId)
-    if (tag === undefined) {
+    const tags = await store.blockTags(blockId)
+    if (tags === undefined) {
       await discard(blockId, 'it could not be opened')
       return true
     }
-    const answer = await peer.confirmBlock({ linkId, blockId, tag })
+    const answer = await peer.confirmBlock({ linkId, blockId, tag: tags.own })
     if (answer.outcome === 'unknown') {
       const since = unknownSinceMs.get(blockId) ?? clock.monotonicMs()
       unknownSinceMs.set(blockId, since)
@@ -78,8 +78,7 @@ export const createBlockAgreement = (parts: AgreeBlockParts): BlockAgreement => 
       return true
     }
     unknownSinceMs.delete(blockId)
-    const expected = await store.blockTag(blockId, peerKmeId)
-    if (answer.outcome === 'agreed' && expected !== undefined && equal(answer.tag, expected)) await release(blockId)
+    if (answer.outcome === 'agreed' && equal(answer.tag, tags.peers)) await release(blockId)
     else await discard(blockId, 'the two ends hold different bytes')
     return true
   }
@@ -123,16 +122,14 @@ export const createBlockAgreement = (parts: AgreeBlockParts): BlockAgreement => 
       }
     },
     answer: async ({ blockId, tag }) => {
-      const expected = await store.blockTag(blockId, peerKmeId)
-      if (expected === undefined) return { outcome: 'unknown' }
-      if (!equal(tag, expected)) {
+      const tags = await store.blockTags(blockId)
+      if (tags === undefined) return { outcome: 'unknown' }
+      if (!equal(tag, tags.peers)) {
         await discard(blockId, 'the two ends hold different bytes')
         return { outcome: 'different' }
       }
-      const own = await store.blockTag(blockId, kmeId)
-      if (own === undefined) return { outcome: 'unknown' }
       await release(blockId)
-      return { outcome: 'agreed', tag: own }
+      return { outcome: 'agreed', tag: tags.own }
     },
   }
 }

@@ -22,6 +22,8 @@ export interface SuperviseLinkParts {
   readonly peers: PeerDirectory
   readonly unitSizeBits: number
   readonly maxStoredKeys: number
+  /** Blocks with a higher quantum bit error rate are never stored. */
+  readonly qberMax: number
   readonly clock: Clock
   readonly log: Logger
 }
@@ -87,15 +89,23 @@ export const superviseLink = (parts: SuperviseLinkParts): SupervisedLink => {
     }
   }
 
+  /** Drops a block for good: the device need not send it again, and nothing of it is stored. */
+  const drop = (block: KeyBlock, why: string): void => {
+    block.key.wipe()
+    block.acknowledge()
+    report({ kind: 'rejected', reason: why })
+  }
+
   const ingest = async (block: KeyBlock): Promise<void> => {
-    const units = Math.max(0, Math.floor((block.key.lengthBytes * 8 - 256) / parts.unitSizeBits))
-    if (units === 0) {
-      block.key.wipe()
-      block.acknowledge()
-      report({ kind: 'rejected', reason: `a block of ${block.key.lengthBytes} bytes is too short` })
-      return
-    }
     qber = block.qber
+    if (block.qber !== undefined && block.qber > parts.qberMax) {
+      return drop(
+        block,
+        `the error rate of a block is ${block.qber}, over the limit of ${parts.qberMax}: somebody may be listening`,
+      )
+    }
+    const units = Math.max(0, Math.floor((block.key.lengthBytes * 8 - 256) / parts.unitSizeBits))
+    if (units === 0) return drop(block, `a block of ${block.key.lengthBytes} bytes is too short`)
     unitsOfLastBlock = units
     const outcome = await store.deposit({
       blockId: blockIdOf(linkId, block.deviceBlock),

@@ -35,6 +35,8 @@ export interface PeerTls {
   readonly privateKeyPem: string
   /** Authority that KME certificates come from. */
   readonly caPem: string
+  /** Its revocation list; without one a revoked peer is still called. */
+  readonly crlPem?: string
 }
 
 export interface MtlsPeerOptions {
@@ -68,6 +70,8 @@ const NOTHING_WAS_SENT = new Set([
   'ENETUNREACH',
   'UND_ERR_CONNECT_TIMEOUT',
   'CERT_HAS_EXPIRED',
+  'CERT_REVOKED',
+  'CRL_HAS_EXPIRED',
   'CERT_NOT_YET_VALID',
   'DEPTH_ZERO_SELF_SIGNED_CERT',
   'SELF_SIGNED_CERT_IN_CHAIN',
@@ -95,6 +99,7 @@ export const createMtlsPeer = (options: MtlsPeerOptions): MtlsPeer => {
         cert: tls.certificatePem,
         key: tls.privateKeyPem,
         ca: tls.caPem,
+        ...(tls.crlPem !== undefined && { crl: tls.crlPem }),
         minVersion: 'TLSv1.3',
         ecdhCurve: 'X25519MLKEM768:X25519:P-256',
         maxCachedSessions: 0,

@@ -55,7 +55,11 @@ export interface NetworkOptions {
   /** Do not wait until keys have been agreed. */
   readonly startEmpty?: boolean
   readonly saeIdentity?: 'san-uri' | 'san-uri-or-cn'
+  /** Oldest TLS of the SAE API; the default of the configuration if left out. */
+  readonly saeTls?: 'TLSv1.2'
   readonly logLevel?: 'silent' | 'debug' | 'info' | 'warn'
+  /** One log line per request; off if left out. */
+  readonly logRequests?: boolean
   /** Run each KME as a process of its own (`kme start`), so that it can be killed. Its log is in the directory. */
   readonly processes?: boolean
   /** Databases to use; clones of the test template if left out. */
@@ -140,7 +144,7 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
       name,
       stringify({
         kme: { id: name },
-        log: { level: options.logLevel ?? 'silent', requests: false },
+        log: { level: options.logLevel ?? 'silent', requests: options.logRequests ?? false },
         custody: { passphraseFile: file(`${name}.passphrase`, `passphrase of ${name}`), argon2MemoryKib: 19456, argon2Passes: 1 },
         saeApi: {
           port: own.sae,
@@ -149,6 +153,7 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
             privateKey,
             clientCa: authorities.files.sae.certificate,
             clientCrl: authorities.files.sae.revocationList,
+            ...(options.saeTls && { minVersion: options.saeTls }),
           },
           saeIdentity: options.saeIdentity ?? 'san-uri',
         },

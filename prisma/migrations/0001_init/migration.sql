@@ -73,7 +73,7 @@ CREATE TABLE "assignment" (
 
 ALTER TABLE "assignment" ADD CONSTRAINT "assignment_role" CHECK ("role" IN ('issuer', 'holder', 'local'));
 ALTER TABLE "assignment" ADD CONSTRAINT "assignment_state"
-    CHECK ("state" IN ('ISSUED', 'DELIVERED', 'EXPIRED', 'REVOKED', 'BURNT', 'VOIDED'));
+    CHECK ("state" IN ('ISSUED', 'DELIVERED', 'EXPIRED', 'REVOKED', 'VOIDED'));
 
 CREATE TABLE "assigned_key" (
     "key_id" UUID NOT NULL,
@@ -154,3 +154,36 @@ CREATE TRIGGER "audit_record_is_append_only" BEFORE UPDATE OR DELETE OR TRUNCATE
 CREATE TRIGGER "assignment_parties_are_fixed"
     BEFORE UPDATE OF "master_sae_id", "slave_sae_ids", "peer_kme_id", "size_bits", "key_count", "role" ON "assignment"
     FOR EACH ROW EXECUTE FUNCTION "refuse_change"();
+
+-- Legal moves between states, as in src/key-store/key-states.ts.
+CREATE FUNCTION "refuse_illegal_move"() RETURNS TRIGGER LANGUAGE plpgsql AS $$
+BEGIN
+    IF NOT (OLD."state" || '>' || NEW."state" = ANY (TG_ARGV)) THEN
+        RAISE EXCEPTION 'a % cannot go from % to %', TG_TABLE_NAME, OLD."state", NEW."state" USING ERRCODE = 'KM003';
+    END IF;
+    RETURN NEW;
+END
+$$;
+
+CREATE TRIGGER "key_block_moves" BEFORE UPDATE ON "key_block" FOR EACH ROW WHEN (OLD."state" <> NEW."state")
+    EXECUTE FUNCTION "refuse_illegal_move"(
+        'INGESTED>AVAILABLE', 'INGESTED>QUARANTINED', 'INGESTED>DESTROYED',
+        'AVAILABLE>QUARANTINED', 'AVAILABLE>DESTROYED', 'QUARANTINED>DESTROYED');
+CREATE TRIGGER "reservation_moves" BEFORE UPDATE ON "reservation" FOR EACH ROW WHEN (OLD."state" <> NEW."state")
+    EXECUTE FUNCTION "refuse_illegal_move"('RESERVED>ABORTING');
+CREATE TRIGGER "assignment_moves" BEFORE UPDATE ON "assignment" FOR EACH ROW WHEN (OLD."state" <> NEW."state")
+    EXECUTE FUNCTION "refuse_illegal_move"('ISSUED>DELIVERED', 'ISSUED>EXPIRED', 'ISSUED>REVOKED', 'ISSUED>VOIDED');
+
+-- What was fetched or used up stays so.
+CREATE FUNCTION "refuse_undoing"() RETURNS TRIGGER LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'what was used once cannot be made new' USING ERRCODE = 'KM003';
+END
+$$;
+
+CREATE TRIGGER "key_block_done_stays" BEFORE UPDATE ON "key_block" FOR EACH ROW
+    WHEN (OLD."done" IS DISTINCT FROM NEW."done" AND bit_count(OLD."done" & ~NEW."done") > 0)
+    EXECUTE FUNCTION "refuse_undoing"();
+CREATE TRIGGER "assignment_fetched_stays" BEFORE UPDATE ON "assignment" FOR EACH ROW
+    WHEN (OLD."fetched" IS DISTINCT FROM NEW."fetched" AND bit_count(OLD."fetched" & ~NEW."fetched") > 0)
+    EXECUTE FUNCTION "refuse_undoing"();
