@@ -21,7 +21,7 @@ let saePort: number
 let ca: string
 
 beforeAll(async () => {
-  test = await startJudgedNetwork({ rateBlocksPerS: 20 }, 1)
+  test = await startJudgedNetwork({}, 1)
   const { authorities, ports } = test.network
   saeCa = await openSigner(authorities.certificatePem.sae, readFileSync(authorities.files.sae.key, 'utf8'))
   saePort = ports.get('kme-a')!.sae
@@ -44,7 +44,8 @@ describe('the SAE port, in the handshake', () => {
     ['T03 of another authority', async () => identity(await alteredAlice({}, (await testAuthority(nowMs)).signer))],
     [
       'T03 of another authority with the same name',
-      async () => identity(await alteredAlice({}, (await testAuthority(nowMs, saeCa.certificate.subjectName.getField('CN')[0])).signer)),
+      async () =>
+        identity(await alteredAlice({}, (await testAuthority(nowMs, saeCa.certificate.subjectName.getField('CN')[0])).signer)),
     ],
     ['T04 expired', async () => identity(await alteredAlice(hostile['expired']!))],
     ['T05 not yet valid', async () => identity(await alteredAlice(hostile['not yet valid']!))],
@@ -64,7 +65,12 @@ describe('the SAE port, in the handshake', () => {
   })
 
   it.each(['TLSv1', 'TLSv1.1', 'TLSv1.2'] as const)('T22 %s is refused', async (version) => {
-    const options = { ...identity(await alteredAlice({})), minVersion: version, maxVersion: version, ciphers: 'DEFAULT@SECLEVEL=0' }
+    const options = {
+      ...identity(await alteredAlice({})),
+      minVersion: version,
+      maxVersion: version,
+      ciphers: 'DEFAULT@SECLEVEL=0',
+    }
     expect(await knock(options)).toMatchObject({ statuses: [], closed: true, connected: false })
   })
 })
@@ -142,7 +148,8 @@ describe('taking a certificate back', () => {
   it('T12 a revoked KME certificate cannot speak to the peer port any more', async () => {
     const { authorities, ports } = test.network
     const second = await authorities.issue({ profile: 'kme', id: 'kme-b' })
-    const hello = () => sendRaw({ port: ports.get('kme-a')!.peer, ca, ...identity(second) }, 'GET /kme/v1/hello HTTP/1.1\r\nHost: kme\r\n\r\n', 1)
+    const hello = () =>
+      sendRaw({ port: ports.get('kme-a')!.peer, ca, ...identity(second) }, 'GET /kme/v1/hello HTTP/1.1\r\nHost: kme\r\n\r\n', 1)
     expect((await hello()).statuses).toEqual([200])
     await authorities.revoke(second.serial)
     await eventually('the revocation is read', async () => (await hello()).statuses.length === 0, 1000)
@@ -158,7 +165,10 @@ describe('the other doors', () => {
 
   it('a certificate of the KME authority that names no known peer is 401 on the peer port', async () => {
     const { peer } = test.network.ports.get('kme-a')!
-    for (const request of [{ profile: 'kme', id: 'kme-9' }, { profile: 'admin', id: 'root' }] as const) {
+    for (const request of [
+      { profile: 'kme', id: 'kme-9' },
+      { profile: 'admin', id: 'root' },
+    ] as const) {
       const stranger = await test.network.authorities.issue(request)
       expect((await knock(identity(stranger), peer)).statuses).toEqual([401])
     }

@@ -37,7 +37,14 @@ export const createForgingPeer = async (network: Network): Promise<ForgingPeer> 
   const database = openDatabase({ url: network.databases.get('kme-b')!.url, connections: 4, onError: () => undefined })
   using passphrase = SecretBytes.take(Buffer.from('passphrase of kme-b'))
   const kmeId = 'kme-b' as KmeId
-  const keyring = await openKeyring({ database, random: systemRandom, kmeId, passphrase, argon2MemoryKib: 19456, argon2Passes: 1 })
+  const keyring = await openKeyring({
+    database,
+    random: systemRandom,
+    kmeId,
+    passphrase,
+    argon2MemoryKib: 19456,
+    argon2Passes: 1,
+  })
   const reader = createBlockReader({ statements: database, keyring, kmeId, unitSizeBits: UNIT_BITS })
   const used = new Set<string>()
 
@@ -90,7 +97,10 @@ export const createForgingPeer = async (network: Network): Promise<ForgingPeer> 
       ttlS: 60,
       ...changes,
     }),
-    offer: async (assignment, changes = {}) => ({ ...writeOffer({ assignment, commitment: await commitmentOf(assignment) }), ...changes }),
+    offer: async (assignment, changes = {}) => ({
+      ...writeOffer({ assignment, commitment: await commitmentOf(assignment) }),
+      ...changes,
+    }),
     assign: async (...calls) => {
       const answer = await say(peerPaths.assignments, { calls })
       return (answer.json as { answers: unknown[] }).answers

@@ -2,7 +2,17 @@
 import { randomUUID } from 'node:crypto'
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals'
 import { keysOf, type SaeClient, type SentKey } from '../network/network.ts'
-import { bad, draw, expectVerdict, fetchKeys, K, startJudgedNetwork, verdict, type Expected, type JudgedNetwork } from './judged-network.ts'
+import {
+  bad,
+  draw,
+  expectVerdict,
+  fetchKeys,
+  K,
+  startJudgedNetwork,
+  verdict,
+  type Expected,
+  type JudgedNetwork,
+} from './judged-network.ts'
 
 const DEC = `${K}alice/dec_keys`
 const SEALED_UNIT_BYTES = 48
@@ -149,6 +159,20 @@ describe('when', () => {
     for (const answer of answers) if (answer !== served[0]) expectVerdict(answer, bad('m5'))
   })
 
+  it('D14 in 60 parallel requests for one key that wait behind others: one gets it, and the others get theirs', async () => {
+    const [key, ...others] = await draw(alice, 'bob', { number: 21 })
+    const clients = await test.connections('bob', 'kme-b', 80)
+    await Promise.all(clients.map((client) => client.get(`${K}alice/status`)))
+    const ask = (wanted: SentKey) => (client: SaeClient) => fetchKeys(client, 'alice', [wanted])
+    const [theirs, same] = await Promise.all([
+      Promise.all(others.map((other, at) => ask(other)(clients[at]!))),
+      Promise.all(clients.slice(20).map(ask(key!))),
+    ])
+    clients.forEach((client) => client.close())
+    expect(theirs.map((answer) => answer.status)).toEqual(Array(20).fill(200))
+    expect(same.filter((answer) => answer.status === 200)).toHaveLength(1)
+  })
+
   it('D23 at the moment the master has it, a hundred times', async () => {
     for (let round = 0; round < 100; round += 1) {
       const [key] = await draw(alice, 'bob')
@@ -178,7 +202,12 @@ describe('when', () => {
     const admin = await test.network.admin('kme-b')
     await bob.get(`${K}alice/status`)
     expect((await admin.post('/api/v1/saes/bob/disable', {})).status).toBe(200)
-    const refused = await test.costsNothing(() => fetchKeys(bob, 'alice', [key!]).then((answer) => answer.status, () => 'closed'))
+    const refused = await test.costsNothing(() =>
+      fetchKeys(bob, 'alice', [key!]).then(
+        (answer) => answer.status,
+        () => 'closed',
+      ),
+    )
     expect([401, 'closed']).toContain(refused)
     expectVerdict(await test.costsNothing(async () => fetchKeys(await test.sae('bob'), 'alice', [key!])), { status: 401 })
     expect((await admin.post('/api/v1/saes/bob/enable', {})).status).toBe(200)

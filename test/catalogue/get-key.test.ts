@@ -3,7 +3,19 @@ import { randomUUID } from 'node:crypto'
 import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals'
 import { eventually, keysOf, storedKeys, type KmeName, type SaeClient } from '../network/network.ts'
-import { bad, draw, expectVerdict, fetchKeys, K, MESSAGES, OK, startJudgedNetwork, verdict, type Expected, type JudgedNetwork } from './judged-network.ts'
+import {
+  bad,
+  draw,
+  expectVerdict,
+  fetchKeys,
+  K,
+  MESSAGES,
+  OK,
+  startJudgedNetwork,
+  verdict,
+  type Expected,
+  type JudgedNetwork,
+} from './judged-network.ts'
 
 const ENC = `${K}bob/enc_keys`
 const OUT_OF_KEYS: Expected = { status: 503, message: 'x' }
@@ -12,7 +24,7 @@ let alice: SaeClient
 
 beforeAll(async () => {
   // The maximal request is 128 keys of 65,536 bits: more than the devices deliver before they are quiet.
-  test = await startJudgedNetwork({ keys: { maxSizeBits: 65_536, lendFloor: 16 }, rateBlocksPerS: 20 })
+  test = await startJudgedNetwork({ keys: { maxSizeBits: 65_536, lendFloor: 16 } })
   alice = test.alice
 })
 afterAll(() => test[Symbol.asyncDispose]())
@@ -51,7 +63,11 @@ describe('a Key request', () => {
     ['K16 with duplicates', { additional_slave_SAE_IDs: ['bert', 'bert'] }, bad('f')],
     ['K17 with the master', { additional_slave_SAE_IDs: ['alice'] }, bad('f')],
     ['K18 with the slave of the path', { additional_slave_SAE_IDs: ['bob'] }, bad('f')],
-    ['K19 one more than max_SAE_ID_count', { additional_slave_SAE_IDs: Array.from({ length: 9 }, (_, at) => `sae-${at}`) }, bad('f')],
+    [
+      'K19 one more than max_SAE_ID_count',
+      { additional_slave_SAE_IDs: Array.from({ length: 9 }, (_, at) => `sae-${at}`) },
+      bad('f'),
+    ],
     ['K20 one unknown SAE among valid ones', { additional_slave_SAE_IDs: ['bert', 'nobody'] }, bad('u')],
     ['K20 one not permitted among valid ones', { additional_slave_SAE_IDs: ['bert', 'mallory'] }, bad('u')],
     ['K22 unknown extension_mandatory', { extension_mandatory: [{ abc_route_type: 'direct' }] }, bad('m2')],
@@ -79,7 +95,10 @@ describe('a Key request', () => {
     ['K25 an empty extension_mandatory', { extension_mandatory: [] }],
     ['K27 an unknown extension_optional', { extension_optional: [{ abc_max_age: 30_000 }] }],
     ['K29 32 extensions', { extension_optional: extensions(32) }],
-    ['values of every JSON type', { extension_optional: [{ a_o: { b: 1 } }, { a_a: [1] }, { a_n: null }, { a_1: 1.5 }, { a_t: true }] }],
+    [
+      'values of every JSON type',
+      { extension_optional: [{ a_o: { b: 1 } }, { a_a: [1] }, { a_n: null }, { a_1: 1.5 }, { a_t: true }] },
+    ],
   ] as [string, object][])('%s is served', async (_row, body) => {
     expect(await draw(alice, 'bob', body)).toHaveLength(1)
   })
@@ -150,7 +169,12 @@ describe('a request ID', () => {
     for (const body of [{}, { number: 3 }, { number: 2, size: 512 }, { number: 2, additional_slave_SAE_IDs: ['bert'] }]) {
       expectVerdict(await costsNothing(() => ask(alice, requestId, body)), bad('f'))
     }
-    expectVerdict(await costsNothing(() => alice.post(`${K}bert/enc_keys`, { number: 2, extension_optional: [{ openkme_request_id: requestId }] })), bad('f'))
+    expectVerdict(
+      await costsNothing(() =>
+        alice.post(`${K}bert/enc_keys`, { number: 2, extension_optional: [{ openkme_request_id: requestId }] }),
+      ),
+      bad('f'),
+    )
   })
 
   it('K38 in ten parallel equal requests makes one assignment, and all get its keys', async () => {
@@ -173,7 +197,9 @@ describe('a request ID', () => {
   it('K23 whose time has passed cannot be met: m3 if mandatory, m4 if optional', async () => {
     const requestId = randomUUID()
     await ask(alice, requestId, {}, 'extension_mandatory')
-    await test.network.query('kme-a', `UPDATE assignment SET created_at = created_at - interval '1 hour' WHERE request_id = $1`, [requestId])
+    await test.network.query('kme-a', `UPDATE assignment SET created_at = created_at - interval '1 hour' WHERE request_id = $1`, [
+      requestId,
+    ])
     expectVerdict(await costsNothing(() => ask(alice, requestId, {}, 'extension_mandatory')), bad('m3'))
     expectVerdict(await costsNothing(() => ask(alice, requestId)), bad('m4'))
   })
@@ -186,7 +212,10 @@ describe('a KME that is away', () => {
     const answer = await alice.post(ENC, { additional_slave_SAE_IDs: ['bert'] })
     expectVerdict(answer, { status: 503, message: 'p' })
     expect(Number(answer.headers['retry-after'])).toBeGreaterThan(0)
-    await eventually('nothing is reserved', async () => (await test.network.query('kme-a', 'SELECT 1 FROM reservation')).length === 0)
+    await eventually(
+      'nothing is reserved',
+      async () => (await test.network.query('kme-a', 'SELECT 1 FROM reservation')).length === 0,
+    )
     await eventually('status says so', async () => (await storedKeys(alice, 'bob')) === 0)
     await test.network.start('kme-b')
     await eventually('keys again', async () => (await storedKeys(alice, 'bob')) === before)

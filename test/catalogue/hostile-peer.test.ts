@@ -15,7 +15,7 @@ let test: JudgedNetwork
 let peer: ForgingPeer
 
 beforeAll(async () => {
-  test = await startJudgedNetwork({ rateBlocksPerS: 20, keys: { heldForS: 3600 } })
+  test = await startJudgedNetwork({ keys: { heldForS: 3600 } })
   peer = await createForgingPeer(test.network)
 })
 afterAll(async () => {
@@ -41,11 +41,13 @@ const refusedAndRecorded = async <T>(act: () => Promise<T>): Promise<T> => {
 const refused = (reason: string) => [{ outcome: 'refused', reason }]
 const held = [{ outcome: 'held', confirmation: expect.any(String) as unknown }]
 const heldRow = async (aid: string) =>
-  (await test.network.query<{ state: string; life_s: number }>(
-    'kme-a',
-    `SELECT state, extract(epoch FROM expires_at - created_at)::int AS life_s FROM assignment WHERE aid = $1`,
-    [aid],
-  ))[0]
+  (
+    await test.network.query<{ state: string; life_s: number }>(
+      'kme-a',
+      `SELECT state, extract(epoch FROM expires_at - created_at)::int AS life_s FROM assignment WHERE aid = $1`,
+      [aid],
+    )
+  )[0]
 
 describe('a forged assignment', () => {
   it('that is good in every respect is held, so the refusals below have their reason in what was changed', async () => {
@@ -63,7 +65,11 @@ describe('a forged assignment', () => {
     ['P02 one slave of two not homed here', { slaveSaeIds: [id<SaeId>('alice'), id<SaeId>('bert')] }, 'sae-not-served'],
     ['P02 an unknown slave', { slaveSaeIds: [id<SaeId>('nobody')] }, 'sae-not-served'],
     ['P16 a pair that may not share keys', { slaveSaeIds: [id<SaeId>('mallory')] }, 'pair-not-permitted'],
-    ['P10 the same key ID twice', { keyIds: Array<KeyId>(2).fill(id<KeyId>('3f0c1c2e-8f4d-4d8e-9a51-0f2a6f4b7c11')) }, 'malformed'],
+    [
+      'P10 the same key ID twice',
+      { keyIds: Array<KeyId>(2).fill(id<KeyId>('3f0c1c2e-8f4d-4d8e-9a51-0f2a6f4b7c11')) },
+      'malformed',
+    ],
     ['P10 129 key IDs', { keyIds: Array.from({ length: 129 }, () => id<KeyId>(randomUUID())) }, 'malformed'],
     ['a size above the limit', { sizeBits: 4104, keyIds: [id<KeyId>(randomUUID())] }, 'malformed'],
   ] as [string, Partial<Assignment>, string][])('%s is refused as %s', async (_row, changes, reason) => {
@@ -108,7 +114,10 @@ describe('a forged assignment', () => {
 
   it.each([
     ['P03 on an unknown block', async () => [{ blockId: randomUUID(), units: [0] }]],
-    ['P03 on a unit the block does not have', async () => [{ blockId: (await peer.units('kme-b', 1))[0]!.blockId, units: [100_000] }]],
+    [
+      'P03 on a unit the block does not have',
+      async () => [{ blockId: (await peer.units('kme-b', 1))[0]!.blockId, units: [100_000] }],
+    ],
     ['on more units than the keys need', async () => peer.units('kme-b', 2)],
   ])('%s is refused', async (_row, units) => {
     const call = await peer.offer(await peer.assignment(), { units: await units() })
@@ -123,7 +132,9 @@ describe('a forged assignment', () => {
   it('on one unit for two keys is refused', async () => {
     const [run] = await peer.units('kme-b', 1)
     const keyIds = [randomUUID() as KeyId, randomUUID() as KeyId]
-    const call = await peer.offer(await peer.assignment({ keyIds, units: [{ ...run!, units: [run!.units[0]!, run!.units[0]!] }] }))
+    const call = await peer.offer(
+      await peer.assignment({ keyIds, units: [{ ...run!, units: [run!.units[0]!, run!.units[0]!] }] }),
+    )
     expect(await refusedAndRecorded(() => peer.assign(call))).toEqual(refused('units-unavailable'))
   })
 
@@ -145,7 +156,11 @@ describe('a forged assignment', () => {
   it('P05 with the same ID and other content is refused', async () => {
     const assignment = await peer.assignment()
     await peer.assign(await peer.offer(assignment))
-    for (const changes of [{ units: await peer.units('kme-b', 1) }, { keyIds: [randomUUID() as KeyId] }, { slaveSaeIds: ['anna' as SaeId] }]) {
+    for (const changes of [
+      { units: await peer.units('kme-b', 1) },
+      { keyIds: [randomUUID() as KeyId] },
+      { slaveSaeIds: ['anna' as SaeId] },
+    ]) {
       const call = await peer.offer({ ...assignment, ...changes })
       expect(await refusedAndRecorded(() => peer.assign(call))).toEqual(refused('aid-in-use'))
     }
@@ -153,7 +168,10 @@ describe('a forged assignment', () => {
 
   it('P05 with the ID of an assignment of this KME itself is refused', async () => {
     await draw(test.alice, 'bob')
-    const [own] = await test.network.query<{ aid: AssignmentId }>('kme-a', `SELECT aid FROM assignment WHERE role = 'issuer' LIMIT 1`)
+    const [own] = await test.network.query<{ aid: AssignmentId }>(
+      'kme-a',
+      `SELECT aid FROM assignment WHERE role = 'issuer' LIMIT 1`,
+    )
     const call = await peer.offer(await peer.assignment({ aid: own!.aid }))
     expect(await refusedAndRecorded(() => peer.assign(call))).toEqual(refused('aid-in-use'))
   })
@@ -188,9 +206,13 @@ describe('an abort', () => {
 
   it('P13 of an assignment of this KME itself changes nothing', async () => {
     const [key] = await draw(test.alice, 'bob')
-    const rows = await test.network.query<{ aid: string }>('kme-a', 'SELECT aid FROM assigned_key WHERE key_id = $1', [key!.key_ID])
+    const rows = await test.network.query<{ aid: string }>('kme-a', 'SELECT aid FROM assigned_key WHERE key_id = $1', [
+      key!.key_ID,
+    ])
     const [local] = await draw(test.alice, 'anna')
-    const localRows = await test.network.query<{ aid: string }>('kme-a', 'SELECT aid FROM assigned_key WHERE key_id = $1', [local!.key_ID])
+    const localRows = await test.network.query<{ aid: string }>('kme-a', 'SELECT aid FROM assigned_key WHERE key_id = $1', [
+      local!.key_ID,
+    ])
     const foreign = [...rows, ...localRows]
     expect(foreign).not.toHaveLength(0)
     for (const { aid } of foreign) expect(await test.costsNothing(() => abort(aid))).toEqual({ outcome: 'released' })
@@ -220,7 +242,12 @@ describe('a request', () => {
   it('P10 with a million key IDs is refused before it is parsed, by its size', async () => {
     const body = JSON.stringify({ calls: [{ keyIds: Array<string>(1_000_000).fill('3f0c1c2e-8f4d-4d8e-9a51-0f2a6f4b7c11') }] })
     expect(body.length).toBeGreaterThan(30_000_000)
-    const outcome = await test.costsNothing(() => peer.say(peerPaths.assignments, body).then((answer) => answer.status, () => 'closed'))
+    const outcome = await test.costsNothing(() =>
+      peer.say(peerPaths.assignments, body).then(
+        (answer) => answer.status,
+        () => 'closed',
+      ),
+    )
     expect([400, 'closed']).toContain(outcome)
   })
 
@@ -247,7 +274,13 @@ describe('a request', () => {
   })
 
   it('P16 P25 for the SAE API or the admin API on the peer port is 404', async () => {
-    for (const path of [`${K}alice/status`, `${K}alice/enc_keys`, `${K}bob/dec_keys?key_ID=${randomUUID()}`, '/api/v1/saes', '/metrics']) {
+    for (const path of [
+      `${K}alice/status`,
+      `${K}alice/enc_keys`,
+      `${K}bob/dec_keys?key_ID=${randomUUID()}`,
+      '/api/v1/saes',
+      '/metrics',
+    ]) {
       expect((await test.costsNothing(() => peer.get(path))).status).toBe(404)
     }
   })
@@ -306,7 +339,13 @@ describe('a block proposal', () => {
     test.network.devices.pause()
     expect(await propose('a-b', pending)).toEqual({ outcome: 'different' })
     const stateAt = async (name: 'kme-a' | 'kme-b') =>
-      (await test.network.query<{ state: string; sealed: Buffer | null }>(name, 'SELECT state, sealed FROM key_block WHERE block_id = $1', [pending]))[0]
+      (
+        await test.network.query<{ state: string; sealed: Buffer | null }>(
+          name,
+          'SELECT state, sealed FROM key_block WHERE block_id = $1',
+          [pending],
+        )
+      )[0]
     expect(await stateAt('kme-a')).toEqual({ state: 'DESTROYED', sealed: null })
     await test.network.start('kme-b')
     await eventually('kme-a sees kme-b again', async () => (await storedKeys(test.alice, 'bob')) > 0)

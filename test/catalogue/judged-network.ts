@@ -30,11 +30,18 @@ export const OK: Expected = { status: 200 }
 const contract = createContract('openapi/etsi-gs-qkd-014.yaml')
 
 /** The document's own view of a path cannot hold an ID that is no ID: for the judge it is replaced by one that is. */
-const plainPath = (path: string): string => path.replace(/^(\/api\/v1\/keys\/)[^/?]+(?=\/(?:status|enc_keys|dec_keys)(?:\?|$))/, '$1x')
+const plainPath = (path: string): string =>
+  path.replace(/^(\/api\/v1\/keys\/)[^/?]+(?=\/(?:status|enc_keys|dec_keys)(?:\?|$))/, '$1x')
 
 /** @throws Error when the answer is not one the OpenAPI document allows. */
 export const judge = (method: string, path: string, answer: Answer): void => {
-  contract.checkResponse(method, plainPath(path), answer.status, answer.headers['content-type'] as string | undefined, answer.text)
+  contract.checkResponse(
+    method,
+    plainPath(path),
+    answer.status,
+    answer.headers['content-type'] as string | undefined,
+    answer.text,
+  )
   expect(answer.headers['cache-control']).toBe('no-store')
   if (answer.text !== '') expect(answer.headers['content-type']).toBe('application/json')
 }
@@ -54,7 +61,7 @@ export const judged = (client: SaeClient): SaeClient => {
   }
 }
 
-export interface JudgedNetwork extends AsyncDisposable {
+export interface JudgedNetwork {
   readonly network: Network
   readonly alice: SaeClient
   readonly anna: SaeClient
@@ -67,18 +74,22 @@ export interface JudgedNetwork extends AsyncDisposable {
   connections(id: string, kme: KmeName, count: number): Promise<SaeClient[]>
   /** Runs `act` and checks that no key changed its state at either KME. */
   costsNothing<T>(act: () => Promise<T>): Promise<T>
+  [Symbol.asyncDispose](): Promise<void>
 }
 
 /** A network at rest with at least `keyCount` keys from kme-a to kme-b: no new key comes, so counts stand still. */
 export const startJudgedNetwork = async (options: NetworkOptions = {}, keyCount = 500): Promise<JudgedNetwork> => {
-  const network = await startNetwork(options)
+  const network = await startNetwork({ rateBlocksPerS: 20, ...options })
   const stop = () => network[Symbol.asyncDispose]()
   try {
     const sae = async (id: string, kme?: KmeName) => judged(await network.sae(id, kme))
-    const [alice, anna, mallory, bob, bert] = await Promise.all(
+    const [alice, anna, mallory, bob, bert] = (await Promise.all(
       ['alice', 'anna', 'mallory', 'bob', 'bert'].map((id) => sae(id)),
-    ) as [SaeClient, SaeClient, SaeClient, SaeClient, SaeClient]
-    await eventually('enough keys', async () => (await storedKeys(alice, 'bob')) >= keyCount && (await storedKeys(bob, 'alice')) >= keyCount)
+    )) as [SaeClient, SaeClient, SaeClient, SaeClient, SaeClient]
+    await eventually(
+      'enough keys',
+      async () => (await storedKeys(alice, 'bob')) >= keyCount && (await storedKeys(bob, 'alice')) >= keyCount,
+    )
     await quieten(network)
     return {
       network,
@@ -159,7 +170,8 @@ export const sendRaw = (options: ConnectionOptions, bytes: string | Buffer, answ
   new Promise((resolve) => {
     let text = ''
     let connected = false
-    const statuses = (): number[] => [...text.matchAll(/HTTP\/1\.1 (\d{3}) /g)].map((match) => Number(match[1])).filter((status) => status !== 100)
+    const statuses = (): number[] =>
+      [...text.matchAll(/HTTP\/1\.1 (\d{3}) /g)].map((match) => Number(match[1])).filter((status) => status !== 100)
     const socket = connect({ host: '127.0.0.1', servername: 'localhost', ...options }, () => {
       connected = true
       socket.write(bytes)

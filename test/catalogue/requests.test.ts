@@ -3,7 +3,17 @@
 import { gzipSync } from 'node:zlib'
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals'
 import { keysOf, type SaeClient } from '../network/network.ts'
-import { bad, expectVerdict, K, OK, sendRaw, startJudgedNetwork, verdict, type Expected, type JudgedNetwork } from './judged-network.ts'
+import {
+  bad,
+  expectVerdict,
+  K,
+  OK,
+  sendRaw,
+  startJudgedNetwork,
+  verdict,
+  type Expected,
+  type JudgedNetwork,
+} from './judged-network.ts'
 
 let test: JudgedNetwork
 let alice: SaeClient
@@ -125,7 +135,7 @@ describe('headers', () => {
     ['H16 forwarded addresses', { 'x-forwarded-for': '10.1.2.3' }],
     ['H17 RFC 9440', { 'client-cert': ':AAAA:', 'client-cert-chain': ':AAAA:' }],
     ['H18 a bearer token', { authorization: 'Bearer admin' }],
-    ['H09 a strange name', { __proto__: null, ['__proto__']: 'x' }],
+    ['H09 a strange name', JSON.parse('{"__proto__":"x"}')],
     ['H26 an upgrade', { connection: 'Upgrade', upgrade: 'websocket', 'sec-websocket-key': 'AAAAAAAAAAAAAAAAAAAAAA==' }],
     ['H27 another Accept', { accept: 'image/png' }],
   ] as [string, Record<string, string>][])('%s change nothing: the caller is who the certificate says', async (_row, headers) => {
@@ -242,7 +252,11 @@ describe('body of enc_keys', () => {
     ['J27 another JSON type', '{"number":2}', { 'content-type': 'application/vnd.x+json' }],
     ['J28 odd spelling', '{"number":2}', { 'content-type': 'Application/JSON; Charset=UTF-8' }],
     ['J31 an unknown member', '{"number":2,"foo":1,"additional_target_sae_ids":[]}', JSON_TYPE],
-    ['null for optional members', '{"number":2,"size":null,"additional_slave_SAE_IDs":null,"extension_optional":null}', JSON_TYPE],
+    [
+      'null for optional members',
+      '{"number":2,"size":null,"additional_slave_SAE_IDs":null,"extension_optional":null}',
+      JSON_TYPE,
+    ],
   ] as [string, string, Record<string, string>][])('%s counts: two keys come', async (_row, body, headers) => {
     expect(keysOf(await send(body, headers))).toHaveLength(2)
   })
