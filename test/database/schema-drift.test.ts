@@ -39,7 +39,7 @@ const openEngine = async (url: string): Promise<engine.SchemaEngine> => {
   engine.__wbg_set_wasm(instance.exports)
   ;(instance.exports as { __wbindgen_start(): void }).__wbindgen_start()
   const adapter = bindMigrationAwareSqlAdapterFactory(catalogueAdapter(url))
-  return engine.SchemaEngine.new({ datamodels: undefined }, () => undefined, adapter as never)
+  return engine.SchemaEngine.new({ datamodels: undefined }, () => undefined, adapter)
 }
 
 // A panic of the engine must end as a failed test, not as a promise that never settles.

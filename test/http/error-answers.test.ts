@@ -11,6 +11,13 @@ import { systemClock } from '../../src/kernel/clock.ts'
 import { recordingLogger, request, startTestListener } from './test-listener.ts'
 import type { Answer, LogLine } from './test-listener.ts'
 
+/** A handler may fail with anything, not only with an Error. */
+const reject = (thrown: unknown): Promise<never> =>
+  new Promise((_resolve, refuse) => {
+    // eslint-disable-next-line @typescript-eslint/prefer-promise-reject-errors
+    refuse(thrown)
+  })
+
 /** Asks an app whose only route throws what it is given. */
 const answerTo = async (thrown: unknown, style: ErrorStyle): Promise<{ answer: Answer; lines: LogLine[] }> => {
   const lines: LogLine[] = []
@@ -18,7 +25,7 @@ const answerTo = async (thrown: unknown, style: ErrorStyle): Promise<{ answer: A
     errors: style,
     log: recordingLogger(lines),
     ...(style === 'problem' && { challenge: bearerChallenge }),
-    mount: (api) => only(api, '/fail', { get: async () => Promise.reject(thrown as Error) }),
+    mount: (api) => only(api, '/fail', { get: () => reject(thrown) }),
   })
   const test = await startTestListener({ listener: { app } })
   const answer = await request(test, '/fail?secret=1')
