@@ -1,10 +1,13 @@
 /** Rows T of the bad-input catalogue against the real listeners: which certificate opens which door, and that taking one
  *  back counts within a second. test/http has the rows about odd names and protocol versions in more variants. */
+import { webcrypto } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { connect, type ConnectionOptions, type TLSSocket } from 'node:tls'
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals'
 import { systemClock } from '../../src/kernel/clock.ts'
-import { openSigner, type Signer } from '../../src/pki/sign-certificate.ts'
+import { systemRandom } from '../../src/kernel/random.ts'
+import { endCertificateContents } from '../../src/pki/certificate-profiles.ts'
+import { exportPrivateKey, openSigner, signCertificate, type Signer } from '../../src/pki/sign-certificate.ts'
 import { eventually, type SaeClient } from '../network/network.ts'
 import { alteredCertificate, hostileChanges, testAuthority, type CertificateAndKey } from '../pki/hostile-certificates.ts'
 import { expectVerdict, judged, K, OK, sendRaw, startJudgedNetwork, type JudgedNetwork } from './judged-network.ts'
@@ -29,7 +32,12 @@ beforeAll(async () => {
 })
 afterAll(() => test[Symbol.asyncDispose]())
 
-const identity = ({ certificatePem, privateKeyPem }: CertificateAndKey) => ({ cert: certificatePem, key: privateKeyPem })
+/** @param ciphers with a security level, for a client that would refuse its own certificate. */
+const identity = ({ certificatePem, privateKeyPem }: CertificateAndKey, ciphers?: string) => ({
+  cert: certificatePem,
+  key: privateKeyPem,
+  ...(ciphers !== undefined && { ciphers }),
+})
 const alteredAlice = (changes: Parameters<typeof alteredCertificate>[1], signer: Signer | 'self' = saeCa) =>
   alteredCertificate(ALICE, changes, signer, nowMs)
 const clientWith = (certificate: CertificateAndKey): SaeClient => judged(test.network.clientOf(saePort, identity(certificate)))
@@ -102,6 +110,31 @@ describe('the SAE port, by name', () => {
       const answer = await clientWith(await alteredAlice({ commonNames })).get(STATUS)
       expect(answer.json).toMatchObject({ master_SAE_ID: 'alice' })
     }
+  })
+})
+
+describe('an RSA certificate', () => {
+  const rsaAlice = async (modulusLength: number) => {
+    const algorithm = { name: 'RSASSA-PKCS1-v1_5', modulusLength, publicExponent: new Uint8Array([1, 0, 1]), hash: 'SHA-256' }
+    const keys = (await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify'])) as webcrypto.CryptoKeyPair
+    const certificatePem = await signCertificate(endCertificateContents(ALICE, nowMs, systemRandom), keys, saeCa)
+    // The client itself must not mind.
+    return identity({ certificatePem, privateKeyPem: await exportPrivateKey(keys.privateKey) }, 'DEFAULT@SECLEVEL=0')
+  }
+
+  it('T24 of 2048 bits is served, of 1024 bits is refused in the handshake', async () => {
+    expect((await knock(await rsaAlice(2048))).statuses).toEqual([200])
+    expect(await knock(await rsaAlice(1024))).toMatchObject({ statuses: [], closed: true, connected: true })
+  })
+})
+
+describe('an oversized certificate', () => {
+  it('T25 with a SAN of 64 KiB costs little and harms nobody', async () => {
+    const large = await alteredAlice({ uris: [`https://example.org/${'a'.repeat(65_536)}`, 'urn:kme:sae:alice'] })
+    const startMs = systemClock.monotonicMs()
+    await Promise.all(Array.from({ length: 10 }, () => knock(identity(large))))
+    expect(systemClock.monotonicMs() - startMs).toBeLessThan(3000)
+    expectVerdict(await test.alice.get(STATUS), OK)
   })
 })
 
