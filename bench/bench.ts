@@ -3,6 +3,7 @@ import { Command, InvalidArgumentError } from 'commander'
 import { mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { cpus, loadavg } from 'node:os'
 import { join } from 'node:path'
+import { setTimeout as sleep } from 'node:timers/promises'
 import Table from 'cli-table3'
 import { cpuTimeMs, treeCpuTimeMs } from './cpu-time.ts'
 import { containerOf } from './key-container-size.ts'
@@ -30,6 +31,8 @@ const PREFETCH_PATH = '/api/v1/keys/alice/enc_keys'
 const FIRST_GUESS_REQUESTS_PER_S = { one: 4000, batch: 600 }
 const STOCK_SLICE_REQUESTS = 240
 const STOCK_SLICES = 12
+const DRAW_ATTEMPTS = 5
+const DRAW_AGAIN_MS = 3000
 
 type ServerName = KmeName | 'PostgreSQL' | 'baseline'
 
@@ -130,6 +133,7 @@ const subjectsOf = (network: BenchNetwork): Subject[] => {
 /** Runs jobs against the network and keeps it in keys. */
 const createMeter = (network: BenchNetwork, generator: LoadGenerator, stockKeys: number) => {
   let keyIdsHeld = 0
+  const drawErrors: string[] = []
 
   const cpuNow = (baselinePid: number | undefined): Record<ServerName, number | undefined> => ({
     'kme-a': cpuTimeMs(network.kmes['kme-a'].pid),
@@ -179,17 +183,23 @@ const createMeter = (network: BenchNetwork, generator: LoadGenerator, stockKeys:
 
   return {
     measure,
-    stockUp,
+    /** What went wrong outside the measured slices. */
+    drawErrors,
     /** Makes sure that a slice of the subject finds enough keys. */
     prepare: async ({ drawsFrom, requests, keysPerRequest }: Subject, wantedRequests: number): Promise<void> => {
       if (drawsFrom === undefined) return
       const keys = Math.min(wantedRequests * keysPerRequest, Math.floor(stockKeys * 0.45))
       if (requests.kind === 'same') return stockUp(drawsFrom, keys)
       if (keyIdsHeld >= keys) return
-      const missing = Math.ceil((keys - keyIdsHeld) / BATCH) * BATCH
-      await stockUp(drawsFrom, missing)
-      const drawn = await draw(drawsFrom, missing, true)
-      if (drawn.errors > 0) throw new Error(`keys for dec_keys could not be drawn: ${drawn.firstError ?? ''}`)
+      for (let attempt = 1; keyIdsHeld < keys; attempt += 1) {
+        const missing = Math.ceil((keys - keyIdsHeld) / BATCH) * BATCH
+        await stockUp(drawsFrom, missing)
+        const { errors, firstError } = await draw(drawsFrom, missing, true)
+        if (errors === 0) return
+        if (attempt === DRAW_ATTEMPTS) throw new Error(`keys for dec_keys could not be drawn: ${firstError ?? ''}`)
+        drawErrors.push(`${errors} enc_keys before a slice of dec_keys were refused, first: ${firstError ?? ''}`)
+        await sleep(DRAW_AGAIN_MS)
+      }
     },
   }
 }
@@ -508,7 +518,9 @@ const bench = async (options: Options, cleanUp: AsyncDisposableStack, signal: Ab
   for (const { name, connections, errors, firstError } of failed) {
     console.error(`${name}, ${connections} connections: ${errors} answers were wrong, first: ${firstError ?? ''}`)
   }
-  if (failed.length > 0) throw new Error('The figures are not valid: not every request was answered as it should.')
+  for (const problem of meter.drawErrors) console.error(problem)
+  if (failed.length > 0 || meter.drawErrors.length > 0)
+    throw new Error('The figures are not valid: not every request was answered as it should.')
 }
 
 const seconds = (text: string): number => {

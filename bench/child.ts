@@ -25,19 +25,20 @@ const HOOKS = new URL('child-hooks.ts', import.meta.url)
 export const programPath = (path: string): string => fileURLToPath(new URL(`../${path}`, import.meta.url))
 
 /** Runs a program of this repository until a line of its output matches `ready`.
+ *  @param more.showLog whether what it says afterwards is shown.
  *  @throws Error with what it said when it ends before that. */
 export const startChild = async (
   name: string,
   program: string,
   args: readonly string[],
   ready: RegExp,
-  environment: Readonly<Record<string, string>> = {},
+  more: { readonly environment?: Readonly<Record<string, string>>; readonly showLog?: boolean } = {},
 ): Promise<Child> => {
   // Detached: Ctrl-C reaches the bench alone, which then stops everything in order.
   const child = spawn(
     process.execPath,
     ['--disable-warning=ExperimentalWarning', '--import', HOOKS.href, programPath(program), ...args],
-    { stdio: ['pipe', 'pipe', 'pipe', 'ipc'], detached: true, env: { ...process.env, ...environment } },
+    { stdio: ['pipe', 'pipe', 'pipe', 'ipc'], detached: true, env: { ...process.env, ...more.environment } },
   )
   const said: string[] = []
   const remember = (line: string): void => {
@@ -68,6 +69,8 @@ export const startChild = async (
       child.on('exit', (code, signal) => {
         if (!stopping) process.stderr.write(`${name} ended: ${signal ?? String(code)}\n`)
       })
+      lines.removeAllListeners('line')
+      if (more.showLog === true) lines.on('line', (entry) => process.stderr.write(`\n${name}: ${entry}\n`))
       resolve(line)
     })
     createInterface({ input: child.stderr! }).on('line', (line) => {

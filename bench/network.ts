@@ -169,7 +169,10 @@ export const startNetwork = async (options: {
     }
     const args = ['start', '--config', file(`${name}.yaml`, stringify(config))]
     // Set for somebody else, it would win over the configuration.
-    const child = await startChild(name, 'src/cli/kme.ts', args, /"event":"listening"/, { DATABASE_URL: '' })
+    const child = await startChild(name, 'src/cli/kme.ts', args, /"event":"listening"/, {
+      environment: { DATABASE_URL: '' },
+      showLog: true,
+    })
     cleanUp.defer(() => child.stop())
     return { child, certificate, privateKey }
   }
