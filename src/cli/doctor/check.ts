@@ -56,4 +56,4 @@ export const runChecks = async (checks: readonly Check[], clock: Clock, limitMs:
 }
 
 /** The first line of an error's message. */
-export const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error)).split('\n')[0] ?? ''
+export const messageOf = (error: unknown): string => ((error as Error).message ?? String(error)).split('\n')[0] ?? ''
