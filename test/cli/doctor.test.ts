@@ -102,8 +102,7 @@ const bindToPassphrase = async (text: string): Promise<void> => {
   await using database = openDatabase({ url: postgres.url('kme_a'), connections: 2, onError: () => undefined })
   const passphrase = SecretBytes.take(Buffer.from(text))
   const cost = { argon2MemoryKib: 19_456, argon2Passes: 1 }
-  const keyring = await openKeyring({ database, random: systemRandom, kmeId: 'kme-a', passphrase, ...cost })
-  keyring[Symbol.dispose]()
+  await openKeyring({ database, random: systemRandom, kmeId: 'kme-a', passphrase, ...cost })
 }
 const query = async (sql: string, database = 'kme_a'): Promise<void> => {
   const client = new pg.Client({ connectionString: postgres.url(database) })

@@ -118,8 +118,7 @@ const checkPassphrase = async (database: Database, { config }: DoctorParts, repo
   if (!isSetUp) return report('ok', 'no keys yet: the first start binds it to the passphrase')
   try {
     using passphrase = readPassphrase(config)
-    const keyring = await openKeyring({ database, random: systemRandom, kmeId: config.kme.id, passphrase, ...config.custody })
-    keyring[Symbol.dispose]()
+    await openKeyring({ database, random: systemRandom, kmeId: config.kme.id, passphrase, ...config.custody })
     report('ok', 'the passphrase opens it')
   } catch (error) {
     if (error instanceof WrongRootKey)
