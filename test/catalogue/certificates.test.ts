@@ -30,7 +30,7 @@ beforeAll(async () => {
   saePort = ports.get('kme-a')!.sae
   ca = authorities.certificatePem.kme
 })
-afterAll(() => test[Symbol.asyncDispose]())
+afterAll(() => test?.[Symbol.asyncDispose]())
 
 /** @param ciphers with a security level, for a client that would refuse its own certificate. */
 const identity = ({ certificatePem, privateKeyPem }: CertificateAndKey, ciphers?: string) => ({
@@ -116,7 +116,7 @@ describe('the SAE port, by name', () => {
 describe('an RSA certificate', () => {
   const rsaAlice = async (modulusLength: number) => {
     const algorithm = { name: 'RSASSA-PKCS1-v1_5', modulusLength, publicExponent: new Uint8Array([1, 0, 1]), hash: 'SHA-256' }
-    const keys = (await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify'])) as webcrypto.CryptoKeyPair
+    const keys = await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify'])
     const certificatePem = await signCertificate(endCertificateContents(ALICE, nowMs, systemRandom), keys, saeCa)
     // The client itself must not mind.
     return identity({ certificatePem, privateKeyPem: await exportPrivateKey(keys.privateKey) }, 'DEFAULT@SECLEVEL=0')

@@ -30,11 +30,11 @@ const rowsNamed = (): Set<string> => {
     if (file.endsWith('every-row.test.ts')) continue
     for (const [, numbers] of readFileSync(file, 'utf8').matchAll(/['`"]((?:[TRHQJKDP]\d\d[ -])*[TRHQJKDP]\d\d)(?=[ '`"])/g)) {
       const [first, ...more] = numbers!.match(/[TRHQJKDP]\d\d/g)!
-      rows.add(first!)
+      rows.add(first)
       for (const row of more) rows.add(row)
       if (numbers!.includes('-')) {
-        for (let at = Number(first!.slice(1)); at <= Number(more[0]!.slice(1)); at += 1)
-          rows.add(`${first![0]}${String(at).padStart(2, '0')}`)
+        for (let at = Number(first.slice(1)); at <= Number(more[0]!.slice(1)); at += 1)
+          rows.add(`${first[0]}${String(at).padStart(2, '0')}`)
       }
     }
   }

@@ -74,7 +74,7 @@ export const createForgingPeer = async (network: Network): Promise<ForgingPeer> 
 
   const commitmentOf = async (assignment: Assignment): Promise<Buffer> => {
     const request = { units: assignment.units, sizeBits: assignment.sizeBits, count: assignment.keyIds.length }
-    const [sealed] = await reader.sealedUnits([request])
+    const sealed = await reader.sealedUnits([request])
     const blocks = await reader.open(assignment.units.map((run) => run.blockId))
     const material = joinUnits(blocks, request, sealed)
     const tag = assignmentTag(blocks.get(assignment.units[0]!.blockId)!.tagKey, 'offer', assignment, material.bytes)

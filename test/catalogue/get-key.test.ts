@@ -27,7 +27,7 @@ beforeAll(async () => {
   test = await startJudgedNetwork({ keys: { maxSizeBits: 65_536, lendFloor: 16 } })
   alice = test.alice
 })
-afterAll(() => test[Symbol.asyncDispose]())
+afterAll(() => test?.[Symbol.asyncDispose]())
 
 const costsNothing = async <T>(act: () => Promise<T>): Promise<T> => {
   const before = await storedKeys(alice, 'bob')

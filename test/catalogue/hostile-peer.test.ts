@@ -56,22 +56,19 @@ describe('a forged assignment', () => {
     expect(keysOf(await fetchKeys(test.alice, 'bob', [{ key_ID: assignment.keyIds[0]! }]))).toHaveLength(1)
   })
 
-  const id = <T extends string>(text: string): T => text as T
+  const sae = (id: string) => id as SaeId
+  const uuid = (text: string = randomUUID()) => text as KeyId
   it.each([
-    ['P01 a master homed here', { masterSaeId: id<SaeId>('anna') }, 'sae-not-served'],
-    ['P01 a master homed at a third KME', { masterSaeId: id<SaeId>('carol') }, 'sae-not-served'],
-    ['P01 an unknown master', { masterSaeId: id<SaeId>('nobody') }, 'sae-not-served'],
-    ['P02 a slave not homed here', { slaveSaeIds: [id<SaeId>('bert')] }, 'sae-not-served'],
-    ['P02 one slave of two not homed here', { slaveSaeIds: [id<SaeId>('alice'), id<SaeId>('bert')] }, 'sae-not-served'],
-    ['P02 an unknown slave', { slaveSaeIds: [id<SaeId>('nobody')] }, 'sae-not-served'],
-    ['P16 a pair that may not share keys', { slaveSaeIds: [id<SaeId>('mallory')] }, 'pair-not-permitted'],
-    [
-      'P10 the same key ID twice',
-      { keyIds: Array<KeyId>(2).fill(id<KeyId>('3f0c1c2e-8f4d-4d8e-9a51-0f2a6f4b7c11')) },
-      'malformed',
-    ],
-    ['P10 129 key IDs', { keyIds: Array.from({ length: 129 }, () => id<KeyId>(randomUUID())) }, 'malformed'],
-    ['a size above the limit', { sizeBits: 4104, keyIds: [id<KeyId>(randomUUID())] }, 'malformed'],
+    ['P01 a master homed here', { masterSaeId: sae('anna') }, 'sae-not-served'],
+    ['P01 a master homed at a third KME', { masterSaeId: sae('carol') }, 'sae-not-served'],
+    ['P01 an unknown master', { masterSaeId: sae('nobody') }, 'sae-not-served'],
+    ['P02 a slave not homed here', { slaveSaeIds: [sae('bert')] }, 'sae-not-served'],
+    ['P02 one slave of two not homed here', { slaveSaeIds: [sae('alice'), sae('bert')] }, 'sae-not-served'],
+    ['P02 an unknown slave', { slaveSaeIds: [sae('nobody')] }, 'sae-not-served'],
+    ['P16 a pair that may not share keys', { slaveSaeIds: [sae('mallory')] }, 'pair-not-permitted'],
+    ['P10 the same key ID twice', { keyIds: Array<KeyId>(2).fill(uuid('3f0c1c2e-8f4d-4d8e-9a51-0f2a6f4b7c11')) }, 'malformed'],
+    ['P10 129 key IDs', { keyIds: Array.from({ length: 129 }, () => uuid()) }, 'malformed'],
+    ['a size above the limit', { sizeBits: 4104, keyIds: [uuid()] }, 'malformed'],
   ] as [string, Partial<Assignment>, string][])('%s is refused as %s', async (_row, changes, reason) => {
     const units = changes.sizeBits === undefined ? undefined : await peer.units('kme-b', 17)
     const call = await peer.offer(await peer.assignment({ ...changes, ...(units && { units }) }))

@@ -27,7 +27,7 @@ beforeAll(async () => {
   const { certificatePem, privateKeyPem } = await authorities.issue({ profile: 'sae', id: 'alice' })
   aliceTls = { port: ports.get('kme-a')!.sae, ca: authorities.certificatePem.kme, cert: certificatePem, key: privateKeyPem }
 })
-afterAll(() => test[Symbol.asyncDispose]())
+afterAll(() => test?.[Symbol.asyncDispose]())
 
 describe('method and path', () => {
   it.each([

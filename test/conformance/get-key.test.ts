@@ -24,7 +24,7 @@ beforeAll(async () => {
   test = await startJudgedNetwork({}, 1500)
   ;({ alice, bob } = test)
 })
-afterAll(() => test[Symbol.asyncDispose]())
+afterAll(() => test?.[Symbol.asyncDispose]())
 
 const bitsOf = (answer: Answer): number[] => keysOf(answer).map((key) => Buffer.from(key.key, 'base64').length * 8)
 const times = <T>(count: number, make: (at: number) => T): T[] => Array.from({ length: count }, (_, at) => make(at))

@@ -9,7 +9,7 @@ describe('key material', () => {
   beforeAll(async () => {
     test = await startJudgedNetwork({ processes: true, logLevel: 'debug' }, 50)
   })
-  afterAll(() => test[Symbol.asyncDispose]())
+  afterAll(() => test?.[Symbol.asyncDispose]())
 
   it('stands in no log, metric, error, audit record or table of either KME', async () => {
     const keys: SentKey[] = [

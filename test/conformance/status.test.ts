@@ -7,7 +7,7 @@ let test: JudgedNetwork
 beforeAll(async () => {
   test = await startJudgedNetwork({ keys: { maxStored: 50_000, lendFloor: 16 } })
 })
-afterAll(() => test[Symbol.asyncDispose]())
+afterAll(() => test?.[Symbol.asyncDispose]())
 
 const FIELDS = {
   source_KME_ID: 'string',

@@ -34,7 +34,7 @@ describe('a KME as it comes', () => {
   beforeAll(async () => {
     test = await startJudgedNetwork({}, 50)
   })
-  afterAll(() => test[Symbol.asyncDispose]())
+  afterAll(() => test?.[Symbol.asyncDispose]())
 
   it('plain HTTP on the SAE port is closed without an answer', async () => {
     const received = await new Promise<string>((resolve) => {
@@ -132,7 +132,7 @@ describe('a KME with TLS 1.2 switched on, common names allowed and multicast off
       20,
     )
   })
-  afterAll(() => test[Symbol.asyncDispose]())
+  afterAll(() => test?.[Symbol.asyncDispose]())
 
   it('TLS 1.2 and TLS 1.3 are served', async () => {
     for (const version of ['TLSv1.2', 'TLSv1.3'] as const) {
