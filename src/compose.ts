@@ -87,19 +87,17 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
         onError: (error) => log.warn({ error }, 'a database connection was lost'),
       }),
     )
-    const keyring = cleanUp.use(await openKeyring({ database, random, kmeId, passphrase: options.passphrase, ...config.custody }))
+    const keyring = await openKeyring({ database, random, kmeId, passphrase: options.passphrase, ...config.custody })
     const audit = createAuditLog(database)
     const unitSizeBits = config.keys.sizeBits
-    const store = cleanUp.use(
-      createKeyStore({
-        database,
-        keyring,
-        kmeId,
-        unitSizeBits,
-        retryWindowS: config.keys.retryWindowS,
-        processId: random.uuid(),
-      }),
-    )
+    const store = createKeyStore({
+      database,
+      keyring,
+      kmeId,
+      unitSizeBits,
+      retryWindowS: config.keys.retryWindowS,
+      processId: random.uuid(),
+    })
     const saes = createSaeDirectory({ database, audit, clock, log: log.slice('delivery') })
     await saes.seed(config.saes)
     const pool = createMemoryKeyPool()

@@ -1,5 +1,5 @@
 /** AES-256-GCM (NIST SP 800-38D) with a 16-byte tag behind the ciphertext. Callers own nonces and associated data. */
-import { createCipheriv, createDecipheriv } from 'node:crypto'
+import { createCipheriv, createDecipheriv, type KeyObject } from 'node:crypto'
 import { KeyDataAccess } from '../kernel/errors.ts'
 
 export const TAG_BYTES = 16
@@ -7,7 +7,7 @@ export const NONCE_BYTES = 12
 export const KEY_BYTES = 32
 
 /** @returns ciphertext and tag in one buffer. */
-export const seal = (key: Uint8Array, nonce: Uint8Array, associatedData: Uint8Array, plaintext: Uint8Array): Buffer => {
+export const seal = (key: KeyObject, nonce: Uint8Array, associatedData: Uint8Array, plaintext: Uint8Array): Buffer => {
   const cipher = createCipheriv('aes-256-gcm', key, nonce, { authTagLength: TAG_BYTES })
   cipher.setAAD(associatedData)
   const ciphertext = cipher.update(plaintext)
@@ -20,7 +20,7 @@ export const seal = (key: Uint8Array, nonce: Uint8Array, associatedData: Uint8Ar
 export const openInto = (
   target: Buffer,
   offset: number,
-  key: Uint8Array,
+  key: KeyObject,
   nonce: Uint8Array,
   associatedData: Uint8Array,
   sealed: Uint8Array,

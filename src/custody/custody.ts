@@ -1,19 +1,20 @@
 /** Door of custody: the key-encryption keys that everything at rest is sealed under.
  *  Root key -> HKDF-SHA-256 -> KEK of a term -> wraps one data key (DEK) per block. */
-import type { SecretBytes } from '../kernel/secret-bytes.ts'
+import type { KeyObject } from 'node:crypto'
 
+/** Keys of keys are KeyObjects: OpenSSL holds the bytes, prints nothing of them, and clears them when it frees them. */
 export interface WrappedDek {
-  readonly dek: SecretBytes
+  readonly dek: KeyObject
   readonly wrapped: Buffer
 }
 
-export interface Keyring extends Disposable {
+export interface Keyring {
   /** The term new data keys are wrapped under. */
   readonly activeTerm: number
   /** A fresh data key, wrapped under the active term and bound to `place`. */
   createDek(place: string): WrappedDek
   /** @throws KeyDataAccess when the wrapping was altered, moved to another place, or its term is not known. */
-  openDek(wrapped: Uint8Array, term: number, place: string): SecretBytes
+  openDek(wrapped: Uint8Array, term: number, place: string): KeyObject
 }
 
 export { KEY_BYTES, NONCE_BYTES, openInto, seal, TAG_BYTES } from './aes-gcm.ts'

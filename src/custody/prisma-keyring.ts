@@ -1,11 +1,11 @@
 /** Keyring whose terms are recorded in the database: salt and cost of the key derivation, and a check value that tells a
  *  wrong passphrase before anything is written. Argon2id (RFC 9106) -> HKDF-SHA-256 (RFC 5869) -> KEK. */
-import { argon2, createHmac, hkdfSync, timingSafeEqual } from 'node:crypto'
+import { argon2, createHmac, createSecretKey, hkdfSync, timingSafeEqual, type KeyObject } from 'node:crypto'
 import { promisify } from 'node:util'
 import type { Database } from '../database/database.ts'
 import { KeyDataAccess } from '../kernel/errors.ts'
 import type { Random } from '../kernel/random.ts'
-import { SecretBytes } from '../kernel/secret-bytes.ts'
+import type { SecretBytes } from '../kernel/secret-bytes.ts'
 import { KEY_BYTES, NONCE_BYTES, openInto, seal, TAG_BYTES } from './aes-gcm.ts'
 import type { Keyring } from './custody.ts'
 
@@ -38,7 +38,7 @@ export const openKeyring = async (options: KeyringOptions): Promise<Keyring> => 
   const salt = known === null ? random.fill(Buffer.alloc(16)) : Buffer.from(known.kdfSalt)
   const cost = { memoryKib: known?.kdfMemoryKib ?? options.argon2MemoryKib, passes: known?.kdfPasses ?? options.argon2Passes }
   const kek = await deriveKek(options.passphrase, salt, cost, options.kmeId, term)
-  const checkValue = kek.use((key) => createHmac('sha256', key).update('openkme key check value').digest())
+  const checkValue = createHmac('sha256', kek).update('openkme key check value').digest()
   if (known === null) {
     await database.prisma.custodyTerm.create({
       data: {
@@ -50,7 +50,6 @@ export const openKeyring = async (options: KeyringOptions): Promise<Keyring> => 
       },
     })
   } else if (!timingSafeEqual(checkValue, known.checkValue)) {
-    kek.wipe()
     throw new WrongRootKey()
   }
   return keyringOf(kek, term, random)
@@ -64,7 +63,7 @@ const deriveKek = async (
   cost: { memoryKib: number; passes: number },
   kmeId: string,
   term: number,
-): Promise<SecretBytes> => {
+): Promise<KeyObject> => {
   // The buffer is lent beyond one call on purpose: Argon2id runs on another thread until the promise settles.
   const root = await passphrase.use((message) =>
     argon2Async('argon2id', {
@@ -78,27 +77,31 @@ const deriveKek = async (
   )
   const kek = Buffer.from(hkdfSync('sha256', root, salt, `openkme kek 1|${kmeId}|${term}`, KEY_BYTES))
   root.fill(0)
-  return SecretBytes.take(kek)
+  return takeKey(kek)
 }
 
-const keyringOf = (kek: SecretBytes, activeTerm: number, random: Random): Keyring => {
+/** Hands bytes over to OpenSSL and wipes them here. */
+const takeKey = (bytes: Buffer): KeyObject => {
+  const key = createSecretKey(bytes)
+  bytes.fill(0)
+  return key
+}
+
+const keyringOf = (kek: KeyObject, activeTerm: number, random: Random): Keyring => {
   const associatedData = (term: number, place: string): Buffer => Buffer.from(`openkme dek 1|${term}|${place}`)
   return {
     activeTerm,
     createDek: (place) => {
-      const dek = SecretBytes.adopt(random.fill(Buffer.allocUnsafeSlow(KEY_BYTES)))
+      const bytes = random.fill(Buffer.allocUnsafeSlow(KEY_BYTES))
       const nonce = random.fill(Buffer.alloc(NONCE_BYTES))
-      const sealed = kek.use((key) => dek.use((bytes) => seal(key, nonce, associatedData(activeTerm, place), bytes)))
-      return { dek, wrapped: Buffer.concat([nonce, sealed]) }
+      const sealed = seal(kek, nonce, associatedData(activeTerm, place), bytes)
+      return { dek: takeKey(bytes), wrapped: Buffer.concat([nonce, sealed]) }
     },
     openDek: (wrapped, term, place) => {
       if (term !== activeTerm || wrapped.length !== NONCE_BYTES + KEY_BYTES + TAG_BYTES) throw new KeyDataAccess()
       const dek = Buffer.allocUnsafeSlow(KEY_BYTES)
-      kek.use((key) =>
-        openInto(dek, 0, key, wrapped.subarray(0, NONCE_BYTES), associatedData(term, place), wrapped.subarray(NONCE_BYTES)),
-      )
-      return SecretBytes.adopt(dek)
+      openInto(dek, 0, kek, wrapped.subarray(0, NONCE_BYTES), associatedData(term, place), wrapped.subarray(NONCE_BYTES))
+      return takeKey(dek)
     },
-    [Symbol.dispose]: () => kek.wipe(),
   }
 }

@@ -55,14 +55,28 @@ export const repeatOnContention = async <T>(work: () => Promise<T>): Promise<T> 
   }
 }
 
+const SESSION_SETTINGS = [
+  // Nothing waits for ever.
+  'statement_timeout=5000',
+  'lock_timeout=1500',
+  'idle_in_transaction_session_timeout=10000',
+  // A commit is durable when it is answered, whatever the server's default is.
+  'synchronous_commit=on',
+  // Every statement finds its rows by key. Plans are made once and always go by the index, also those that were made while
+  // the tables were still small; planning anew for each call cost more than the call.
+  'plan_cache_mode=force_generic_plan',
+  'enable_seqscan=off',
+  'enable_hashjoin=off',
+  'enable_mergejoin=off',
+  'jit=off',
+]
+
 export const openDatabase = (options: DatabaseOptions): Database => {
   const pool = new pg.Pool({
     connectionString: options.url,
     max: options.connections,
     connectionTimeoutMillis: options.acquireDeadlineMs ?? 2000,
-    // Server-side bounds: nothing waits for ever. Commits are synchronous whatever the server's default is.
-    options:
-      '-c statement_timeout=5000 -c lock_timeout=1500 -c idle_in_transaction_session_timeout=10000 -c synchronous_commit=on',
+    options: SESSION_SETTINGS.map((setting) => `-c ${setting}`).join(' '),
     keepAlive: true,
   })
   pool.on('error', options.onError)

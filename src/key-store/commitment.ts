@@ -1,19 +1,17 @@
 /** Proofs that both ends of a link hold the same bytes, made with the block's tag key: 256 bits of the block itself that
  *  are never issued. Only the two ends of the link know them, so a proof tells nobody else anything about a key, however
  *  short the key is (HMAC-SHA-256, RFC 2104). */
-import { createHmac } from 'node:crypto'
+import { createHmac, type KeyObject } from 'node:crypto'
 import type { SecretBytes } from '../kernel/secret-bytes.ts'
 import type { Assignment } from './key-store.ts'
 
 /** Proves knowledge of a whole block. @param speaker the KME that makes the proof, so that it cannot be played back. */
-export const blockTag = (tagKey: SecretBytes, blockId: string, speaker: string, units: SecretBytes): Buffer =>
-  tagKey.use((key) =>
-    units.use((bytes) => createHmac('sha256', key).update(`openkme block 1|${blockId}|${speaker}|`).update(bytes).digest()),
-  )
+export const blockTag = (tagKey: KeyObject, blockId: string, speaker: string, units: SecretBytes): Buffer =>
+  units.use((bytes) => createHmac('sha256', tagKey).update(`openkme block 1|${blockId}|${speaker}|`).update(bytes).digest())
 
 /** @param role `offer` from the issuing KME, `confirm` from the holding one. */
 export const assignmentTag = (
-  tagKey: SecretBytes,
+  tagKey: KeyObject,
   role: 'offer' | 'confirm',
   assignment: Assignment,
   keys: SecretBytes,
@@ -27,7 +25,5 @@ export const assignmentTag = (
     assignment.keyIds,
     assignment.units.map((run) => [run.blockId, run.units]),
   ])
-  return tagKey.use((key) =>
-    keys.use((bytes) => createHmac('sha256', key).update(`openkme assignment 1|${role}|${terms}|`).update(bytes).digest()),
-  )
+  return keys.use((bytes) => createHmac('sha256', tagKey).update(`openkme assignment 1|${role}|${terms}|`).update(bytes).digest())
 }

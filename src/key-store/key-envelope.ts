@@ -1,8 +1,8 @@
 /** Seals and opens the unit keys of one block: AES-256-GCM per unit under the block's own data key. The associated data
  *  names KME, link, block, unit, term and generation, so that a ciphertext moved anywhere else does not open.
  *  Holds: the nonce is the unit's index, and a data key seals one generation of one block only, so no (key, nonce) repeats. */
+import type { KeyObject } from 'node:crypto'
 import { KEY_BYTES, NONCE_BYTES, openInto, seal, TAG_BYTES } from '../custody/custody.ts'
-import type { SecretBytes } from '../kernel/secret-bytes.ts'
 
 /** Where a block lives; part of what its ciphertexts are bound to. */
 export interface BlockPlace {
@@ -31,16 +31,16 @@ const nonceOf = (index: number): Buffer => {
 const associatedDataOf = (place: BlockPlace, index: number): Buffer =>
   Buffer.from(`openkme unit 1|${placeName(place)}|${place.term}|${index}`)
 
-export const sealUnit = (dek: SecretBytes, place: BlockPlace, index: number, unit: Uint8Array): Buffer =>
-  dek.use((key) => seal(key, nonceOf(index), associatedDataOf(place, index), unit))
+export const sealUnit = (dek: KeyObject, place: BlockPlace, index: number, unit: Uint8Array): Buffer =>
+  seal(dek, nonceOf(index), associatedDataOf(place, index), unit)
 
 /** Opens one unit into `target` at `offset`; returns its length in bytes.
  *  @throws KeyDataAccess. */
 export const openUnit = (
-  dek: SecretBytes,
+  dek: KeyObject,
   place: BlockPlace,
   index: number,
   sealed: Uint8Array,
   target: Buffer,
   offset: number,
-): number => dek.use((key) => openInto(target, offset, key, nonceOf(index), associatedDataOf(place, index), sealed))
+): number => openInto(target, offset, dek, nonceOf(index), associatedDataOf(place, index), sealed)

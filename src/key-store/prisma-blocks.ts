@@ -54,41 +54,37 @@ export const blockMethods = ({ database, keyring, reader, kmeId, unitSizeBits }:
       generation: 0,
     }
     const { dek, wrapped } = keyring.createDek(placeName(place))
-    try {
-      const tagKey = key.use((bytes) => sealUnit(dek, place, TAG_KEY_INDEX, bytes.subarray(0, TAG_KEY_BYTES)))
-      const sealed = key.use((bytes) => {
-        const units: Buffer[] = []
-        for (let unit = 0; unit < unitCount; unit += 1) {
-          const start = TAG_KEY_BYTES + unit * unitBytes
-          units.push(sealUnit(dek, place, unit, bytes.subarray(start, start + unitBytes)))
-        }
-        return Buffer.concat(units)
-      })
-      const none = '0'.repeat(unitCount)
-      const rows = await database.query(
-        `INSERT INTO key_block (block_id, link_id, device_block, peer_kme_id, state, unit_count, unit_size_bits,
+    const tagKey = key.use((bytes) => sealUnit(dek, place, TAG_KEY_INDEX, bytes.subarray(0, TAG_KEY_BYTES)))
+    const sealed = key.use((bytes) => {
+      const units: Buffer[] = []
+      for (let unit = 0; unit < unitCount; unit += 1) {
+        const start = TAG_KEY_BYTES + unit * unitBytes
+        units.push(sealUnit(dek, place, unit, bytes.subarray(start, start + unitBytes)))
+      }
+      return Buffer.concat(units)
+    })
+    const none = '0'.repeat(unitCount)
+    const rows = await database.query(
+      `INSERT INTO key_block (block_id, link_id, device_block, peer_kme_id, state, unit_count, unit_size_bits,
            mine, taken, done, sealed, sealed_tag_key, wrapped_dek, term)
          VALUES ($1, $2, $3, $4, 'INGESTED', $5, $6, $7::text::varbit, $8::text::varbit, $8::text::varbit, $9, $10, $11, $12)
          ON CONFLICT DO NOTHING RETURNING 1`,
-        [
-          block.blockId,
-          block.linkId,
-          block.deviceBlock,
-          block.peerKmeId,
-          unitCount,
-          unitSizeBits,
-          issuedHereBits(block, unitCount),
-          none,
-          sealed,
-          tagKey,
-          wrapped,
-          place.term,
-        ],
-      )
-      return rows.length === 1 ? 'stored' : 'duplicate'
-    } finally {
-      dek.wipe()
-    }
+      [
+        block.blockId,
+        block.linkId,
+        block.deviceBlock,
+        block.peerKmeId,
+        unitCount,
+        unitSizeBits,
+        issuedHereBits(block, unitCount),
+        none,
+        sealed,
+        tagKey,
+        wrapped,
+        place.term,
+      ],
+    )
+    return rows.length === 1 ? 'stored' : 'duplicate'
   },
 
   pendingBlocks: async (linkId: LinkId) => {
@@ -112,7 +108,7 @@ export const blockMethods = ({ database, keyring, reader, kmeId, unitSizeBits }:
       sizeBits: block.unitSizeBits,
       count: block.unitCount,
     }
-    const [sealed] = await reader.sealedUnits([whole])
+    const sealed = await reader.sealedUnits([whole])
     const blocks = await reader.open([blockId])
     const again = blocks.get(blockId)
     if (again === undefined) return undefined

@@ -83,16 +83,11 @@ export const fetchMethods = (parts: BlockParts): Pick<KeyStore, 'fetch'> => {
     for (const decision of decisions) if (!(decision instanceof Error)) wanted.push(...decision.map(materialOfShare))
     const sealed = await reader.sealedUnits(wanted)
     const blocks = await reader.open(wanted.flatMap((material) => material.units.map((run) => run.blockId)))
-    let next = 0
     const answers = requests.map((request, i): FetchedKeys | Error => {
       const decision = decisions[i] as Share[] | Error
       if (decision instanceof Error) return decision
-      const from = next
-      next += decision.length
       try {
-        return openShares(request, decision, (share) =>
-          joinUnits(blocks, materialOfShare(decision[share] as Share), sealed[from + share]),
-        )
+        return openShares(request, decision, (share) => joinUnits(blocks, materialOfShare(decision[share] as Share), sealed))
       } catch (error) {
         return error as Error
       }

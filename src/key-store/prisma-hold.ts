@@ -112,7 +112,7 @@ export const holdMethods = (parts: BlockParts): Pick<KeyStore, 'hold' | 'voidAss
       if (unitCount !== unitsPerKey(assignment.sizeBits, unitSizeBits) * assignment.keyIds.length) {
         return { outcome: 'refused', reason: 'units-unavailable' }
       }
-      const [sealed] = await reader.sealedUnits([request])
+      const sealed = await reader.sealedUnits([request])
       const blockIds = assignment.units.map((run) => run.blockId)
       const blocks = await reader.open(blockIds)
       const first = blocks.get(blockIds[0] as BlockId)
@@ -120,7 +120,7 @@ export const holdMethods = (parts: BlockParts): Pick<KeyStore, 'hold' | 'voidAss
         const block = blocks.get(blockId)
         return block !== undefined && units.every((unit) => unit < block.unitCount)
       })
-      if (first === undefined || sealed === undefined || !known) {
+      if (first === undefined || !known) {
         return { outcome: 'refused', reason: 'units-unavailable' }
       }
       let confirmation: Buffer

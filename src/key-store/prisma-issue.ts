@@ -9,14 +9,13 @@ import type { ReservationState } from './key-states.ts'
 import type { Assignment, Claim, ClaimRequest, Issue, KeyMaterial, KeyStore, UnitRun } from './key-store.ts'
 import { appendAudit, finishUnits, type BlockParts } from './prisma-blocks.ts'
 import {
-  bySealedRequest,
   joinUnits,
-  SEALED_UNITS,
-  WANTED_UNITS,
-  wantedParameters,
+  SPANS,
+  spanParameters,
+  toSealedUnits,
   type MaterialRequest,
   type OpenBlocks,
-  type SealedRow,
+  type SpanRow,
 } from './prisma-open-blocks.ts'
 import { masksOf, OverlappingUnits } from './unit-bits.ts'
 
@@ -45,19 +44,20 @@ const isConflict = (error: unknown): boolean =>
 /** SQL: takes units that this KME issues and that are free; the caller checks that every block matched. */
 const TAKE_MINE = `
 UPDATE key_block b SET taken = b.taken | m.mask
-FROM unnest($5::uuid[], $6::text[]::varbit[]) AS m(block_id, mask)
+FROM unnest($1::uuid[], $5::text[]::varbit[]) AS m(block_id, mask)
 WHERE b.block_id = m.block_id AND b.state = 'AVAILABLE' AND length(b.taken) = length(m.mask)
   AND bit_count(b.taken & m.mask) = 0 AND bit_count(b.mine & m.mask) = bit_count(m.mask)
 RETURNING 1`
 
+// The claim itself need not be durable: it only has to hold while this server lives. If the server crashes and forgets it,
+// the units look free again, but the peer, which holds them durably before anything is issued, refuses them for ever.
 const CLAIM = `
-WITH ${WANTED_UNITS},
-claimed AS (${TAKE_MINE}),
+WITH claimed AS (${TAKE_MINE}),
 reserved AS (
   INSERT INTO reservation (aid, peer_kme_id, state, claimed_by, units)
-  SELECT t.aid, t.peer, 'RESERVED', $7::uuid, t.units FROM unnest($8::uuid[], $9::text[], $10::text[]::jsonb[]) AS t(aid, peer, units)
+  SELECT t.aid, t.peer, 'RESERVED', $6::uuid, t.units FROM unnest($7::uuid[], $8::text[], $9::text[]::jsonb[]) AS t(aid, peer, units)
 )
-SELECT must((SELECT count(*) FROM claimed) = cardinality($5::uuid[]), 'claim'), ${SEALED_UNITS}`
+SELECT must((SELECT count(*) FROM claimed) = cardinality($1::uuid[]), 'claim'), set_config('synchronous_commit', 'off', true), ${SPANS}`
 
 /** SQL: assignments from one JSON array. */
 const insertAssignments = (parameter: number): string => `
@@ -86,12 +86,11 @@ audited AS (${insertAudit(9)})
 SELECT must((SELECT count(*) FROM gone) = cardinality($1::uuid[]), 'issue')`
 
 const ISSUE_LOCALLY = `
-WITH ${WANTED_UNITS},
-claimed AS (${TAKE_MINE}),
-issued AS (${insertAssignments(7)}),
-keys AS (${insertKeys(8)}),
-audited AS (${insertAudit(11)})
-SELECT must((SELECT count(*) FROM claimed) = cardinality($5::uuid[]), 'claim'), ${SEALED_UNITS}`
+WITH claimed AS (${TAKE_MINE}),
+issued AS (${insertAssignments(6)}),
+keys AS (${insertKeys(7)}),
+audited AS (${insertAudit(10)})
+SELECT must((SELECT count(*) FROM claimed) = cardinality($1::uuid[]), 'claim'), ${SPANS}`
 
 export type AssignmentRole = 'issuer' | 'holder' | 'local'
 
@@ -157,16 +156,16 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
   /** Reservations a live request of this process is still working on. */
   const working = new Set<AssignmentId>()
 
-  /** Key bytes per request; undefined where a request's units did not open. */
+  /** Key bytes per request, or why its units did not open. */
   const joinAll = (
     blocks: OpenBlocks,
     requests: readonly MaterialRequest[],
-    rows: readonly SealedRow[],
+    rows: readonly SpanRow[],
   ): (KeyMaterial | Error)[] => {
-    const sealed = bySealedRequest(rows, requests.length)
-    return requests.map((request, i) => {
+    const sealed = toSealedUnits(rows)
+    return requests.map((request) => {
       try {
-        return joinUnits(blocks, request, sealed[i])
+        return joinUnits(blocks, request, sealed)
       } catch (error) {
         return error as Error
       }
@@ -186,9 +185,8 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
       )
       const materials = assignments.map(materialOf)
       const rows = await repeatOnContention(() =>
-        database.query<SealedRow>(CLAIM, [
-          ...wantedParameters(materials, unitSizeBits),
-          blockIds,
+        database.query<SpanRow>(CLAIM, [
+          ...spanParameters(materials, unitSizeBits),
           masks,
           processId,
           assignments.map((assignment) => assignment.aid),
@@ -249,9 +247,8 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
       )
       const materials = assignments.map(materialOf)
       const rows = await repeatOnContention(() =>
-        database.query<SealedRow>(ISSUE_LOCALLY, [
-          ...wantedParameters(materials, unitSizeBits),
-          blockIds,
+        database.query<SpanRow>(ISSUE_LOCALLY, [
+          ...spanParameters(materials, unitSizeBits),
           masks,
           JSON.stringify(
             issues.map((issue) =>
@@ -374,9 +371,9 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
 
     reopen: async ({ assignment }) => {
       const request = materialOf(assignment)
-      const [sealed] = await reader.sealedUnits([request])
+      const sealed = await reader.sealedUnits([request])
       const blocks = await reader.open(assignment.units.map((run) => run.blockId))
-      return sealed === undefined ? undefined : joinUnits(blocks, request, sealed)
+      return sealed.size === 0 ? undefined : joinUnits(blocks, request, sealed)
     },
 
     markAborting: async (aid, reason) => {

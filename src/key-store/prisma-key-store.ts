@@ -24,7 +24,7 @@ export interface KeyStoreOptions {
   readonly processId: string
 }
 
-export const createKeyStore = (options: KeyStoreOptions): KeyStore & Disposable => {
+export const createKeyStore = (options: KeyStoreOptions): KeyStore => {
   const reader = createBlockReader({ ...options, statements: options.database })
   const parts = { ...options, reader }
   return {
@@ -34,6 +34,5 @@ export const createKeyStore = (options: KeyStoreOptions): KeyStore & Disposable 
     ...fetchMethods(parts),
     ...lendMethods(parts),
     ...expireMethods(parts),
-    [Symbol.dispose]: reader.dispose,
   }
 }

@@ -1,4 +1,5 @@
 /** Reads blocks: their opened data and tag keys (kept for a while, in memory only) and the sealed units of requests. */
+import { createSecretKey, type KeyObject } from 'node:crypto'
 import type { Keyring } from '../custody/custody.ts'
 import type { Statements } from '../database/database.ts'
 import { KeyDataAccess } from '../kernel/errors.ts'
@@ -7,14 +8,14 @@ import { SecretBytes } from '../kernel/secret-bytes.ts'
 import { openUnit, placeName, sealedUnitBytes, TAG_KEY_BYTES, TAG_KEY_INDEX, type BlockPlace } from './key-envelope.ts'
 import type { KeyMaterial, UnitRun } from './key-store.ts'
 
-/** A block whose keys are open. Valid until the cache lets go of it: use it in the same turn, never keep it. */
+/** A block whose keys are open. */
 export interface OpenBlock {
   readonly place: BlockPlace
   readonly peerKmeId: KmeId
   readonly unitCount: number
   readonly unitSizeBits: number
-  readonly dek: SecretBytes
-  readonly tagKey: SecretBytes
+  readonly dek: KeyObject
+  readonly tagKey: KeyObject
 }
 
 export type OpenBlocks = ReadonlyMap<BlockId, OpenBlock>
@@ -28,53 +29,56 @@ export interface MaterialRequest {
 
 const OPEN_BLOCKS_MAX = 512
 
-/** SQL: `wanted` (request, block, unit, order) and `span` (the covering slice of each block, read once).
- *  Takes $1 requests, $2 blocks, $3 units, $4 bytes of a sealed unit. */
-export const WANTED_UNITS = `
-wanted AS (
-  SELECT * FROM unnest($1::int[], $2::uuid[], $3::int[]) WITH ORDINALITY AS t(request, block_id, unit, place)
-),
-span AS MATERIALIZED (
-  SELECT e.block_id, e.first,
-    (SELECT substring(b.sealed FROM e.first * $4::int + 1 FOR (e.last - e.first + 1) * $4::int)
-       FROM key_block b WHERE b.block_id = e.block_id) AS part
-  FROM (SELECT block_id, min(unit) AS first, max(unit) AS last FROM wanted GROUP BY block_id) e
-)`
+/** Sealed units of some blocks: of each block the slice that covers all units asked for. */
+export type SealedUnits = ReadonlyMap<BlockId, { readonly first: number; readonly bytes: Buffer }>
 
-/** SQL: one row per request with its sealed units one after the other. Goes with WANTED_UNITS. */
-export const SEALED_UNITS = `
-  w.request, string_agg(substring(s.part FROM (w.unit - s.first) * $4::int + 1 FOR $4::int), ''::bytea ORDER BY w.place) AS sealed
-  FROM wanted w JOIN span s USING (block_id) GROUP BY w.request`
+/** SQL: the columns and source of SpanRow. Takes the parameters of spanParameters() as $1 to $4. */
+export const SPANS = `
+  w.block_id, w.first,
+    (SELECT substring(b.sealed FROM w.first * $4::int + 1 FOR (w.last - w.first + 1) * $4::int)
+       FROM key_block b WHERE b.block_id = w.block_id) AS bytes
+  FROM unnest($1::uuid[], $2::int[], $3::int[]) AS w(block_id, first, last)`
 
-export const wantedParameters = (requests: readonly MaterialRequest[], unitSizeBits: number): unknown[] => {
-  const request: number[] = []
-  const block: string[] = []
-  const unit: number[] = []
-  requests.forEach(({ units }, i) => {
+export interface SpanRow extends Record<string, unknown> {
+  block_id: BlockId
+  first: number
+  bytes: Buffer | null
+}
+
+/** For each block the range from the first to the last unit that the requests name. */
+export const spanParameters = (requests: readonly MaterialRequest[], unitSizeBits: number): unknown[] => {
+  const firsts = new Map<BlockId, number>()
+  const lasts = new Map<BlockId, number>()
+  for (const { units } of requests) {
     for (const run of units) {
-      for (const one of run.units) {
-        request.push(i)
-        block.push(run.blockId)
-        unit.push(one)
-      }
+      firsts.set(
+        run.blockId,
+        run.units.reduce((least, unit) => Math.min(least, unit), firsts.get(run.blockId) ?? Infinity),
+      )
+      lasts.set(
+        run.blockId,
+        run.units.reduce((most, unit) => Math.max(most, unit), lasts.get(run.blockId) ?? 0),
+      )
     }
-  })
-  return [request, block, unit, sealedUnitBytes(unitSizeBits)]
+  }
+  // In the order of masksOf(), so that both describe the same blocks side by side.
+  const blockIds = [...firsts.keys()].sort()
+  return [
+    blockIds,
+    blockIds.map((blockId) => firsts.get(blockId)),
+    blockIds.map((blockId) => lasts.get(blockId)),
+    sealedUnitBytes(unitSizeBits),
+  ]
 }
 
-export interface SealedRow extends Record<string, unknown> {
-  request: number
-  sealed: Buffer | null
-}
+export const toSealedUnits = (rows: readonly SpanRow[]): SealedUnits =>
+  new Map(rows.flatMap((row) => (row.bytes === null ? [] : [[row.block_id, { first: row.first, bytes: row.bytes }]])))
 
 export const createBlockReader = (parts: { statements: Statements; keyring: Keyring; kmeId: KmeId; unitSizeBits: number }) => {
   const cache = new Map<BlockId, OpenBlock>()
 
   const forget = (blockId: BlockId): void => {
-    const block = cache.get(blockId)
     cache.delete(blockId)
-    block?.dek.wipe()
-    block?.tagKey.wipe()
   }
 
   const openRow = (row: BlockKeysRow): OpenBlock => {
@@ -88,13 +92,14 @@ export const createBlockReader = (parts: { statements: Statements; keyring: Keyr
     const dek = parts.keyring.openDek(row.wrapped_dek, row.term, placeName(place))
     const tagKey = Buffer.allocUnsafeSlow(TAG_KEY_BYTES)
     openUnit(dek, place, TAG_KEY_INDEX, row.sealed_tag_key, tagKey, 0)
+    const open = { dek, tagKey: createSecretKey(tagKey) }
+    tagKey.fill(0)
     return {
       place,
       peerKmeId: row.peer_kme_id,
       unitCount: row.unit_count,
       unitSizeBits: row.unit_size_bits,
-      dek,
-      tagKey: SecretBytes.adopt(tagKey),
+      ...open,
     }
   }
 
@@ -130,17 +135,13 @@ export const createBlockReader = (parts: { statements: Statements; keyring: Keyr
     return opened
   }
 
-  /** Sealed units of each request, in order. */
-  const sealedUnits = async (requests: readonly MaterialRequest[]): Promise<(Buffer | undefined)[]> => {
-    if (requests.length === 0) return []
-    const rows = await parts.statements.query<SealedRow>(
-      `WITH ${WANTED_UNITS} SELECT ${SEALED_UNITS}`,
-      wantedParameters(requests, parts.unitSizeBits),
-    )
-    return bySealedRequest(rows, requests.length)
+  /** The sealed units that the requests name. */
+  const sealedUnits = async (requests: readonly MaterialRequest[]): Promise<SealedUnits> => {
+    if (requests.length === 0) return new Map()
+    return toSealedUnits(await parts.statements.query<SpanRow>(`SELECT ${SPANS}`, spanParameters(requests, parts.unitSizeBits)))
   }
 
-  /** Wipes the keys of blocks that are used up: their data keys are gone from the database too. */
+  /** Lets go of the keys of blocks that are used up: they are gone from the database too. */
   const forgetDestroyed = async (): Promise<void> => {
     const rows = await parts.statements.query<{ block_id: BlockId }>(
       `SELECT block_id FROM key_block WHERE block_id = ANY($1::uuid[]) AND wrapped_dek IS NULL`,
@@ -149,7 +150,7 @@ export const createBlockReader = (parts: { statements: Statements; keyring: Keyr
     for (const row of rows) forget(row.block_id)
   }
 
-  return { open, sealedUnits, forget, forgetDestroyed, dispose: () => [...cache.keys()].forEach(forget) }
+  return { open, sealedUnits, forget, forgetDestroyed }
 }
 
 export type BlockReader = ReturnType<typeof createBlockReader>
@@ -175,34 +176,28 @@ const tryTo = <T>(work: () => T): T | undefined => {
   }
 }
 
-export const bySealedRequest = (rows: readonly SealedRow[], count: number): (Buffer | undefined)[] => {
-  const sealed = new Array<Buffer | undefined>(count)
-  for (const row of rows) sealed[row.request] = row.sealed ?? undefined
-  return sealed
-}
-
 /** How many units one key of `sizeBits` takes. */
 export const unitsPerKey = (sizeBits: number, unitSizeBits: number): number => Math.ceil(sizeBits / unitSizeBits)
 
 /** Opens units and joins them to keys: each key is as many units as it needs, the rest of its last unit is destroyed.
  *  @throws KeyDataAccess when a unit is gone, altered or moved. */
-export const joinUnits = (blocks: OpenBlocks, request: MaterialRequest, sealed: Buffer | undefined): KeyMaterial => {
+export const joinUnits = (blocks: OpenBlocks, request: MaterialRequest, sealed: SealedUnits): KeyMaterial => {
   const keyBytes = request.sizeBits / 8
   const bytes = Buffer.allocUnsafeSlow(keyBytes * request.count)
   const material: KeyMaterial = { sizeBits: request.sizeBits, count: request.count, bytes: SecretBytes.adopt(bytes) }
-  let read = 0
   let written = 0
   let spare: Buffer | undefined
   try {
     for (const run of request.units) {
       const block = blocks.get(run.blockId)
-      if (block === undefined || sealed === undefined) throw new KeyDataAccess()
+      const span = sealed.get(run.blockId)
+      if (block === undefined || span === undefined) throw new KeyDataAccess()
       const unitBytes = block.unitSizeBits / 8
       const sealedBytes = sealedUnitBytes(block.unitSizeBits)
       for (const unit of run.units) {
-        const slice = sealed.subarray(read, read + sealedBytes)
+        const at = (unit - span.first) * sealedBytes
+        const slice = span.bytes.subarray(at, at + sealedBytes)
         if (slice.length !== sealedBytes) throw new KeyDataAccess()
-        read += sealedBytes
         const room = Math.min(unitBytes, keyBytes - (written % keyBytes))
         if (written >= bytes.length) throw new KeyDataAccess()
         if (room === unitBytes) {
