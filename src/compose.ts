@@ -220,7 +220,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
           }),
         )
         mountHello(app, { kmeId, unitSizeBits })
-        mountDeliveryPeerApi(app, { acceptAssignment, store, pool })
+        mountDeliveryPeerApi(app, { acceptAssignment, store, pool, log: log.slice('delivery') })
         mountLinkPeerApi(app, { links, lending, audit })
       },
     })

@@ -201,6 +201,10 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
       await parts.settlement.abort(assignment.aid, 'the confirmation does not fit the key bytes')
       throw new PeerUnavailable(RETRY_PEER_S)
     }
+    if (answer.outcome === 'failed') {
+      await parts.settlement.abort(assignment.aid, 'the peer could not say whether it holds the keys')
+      throw new PeerUnavailable(RETRY_PEER_S)
+    }
     await refused(peer, assignment, answer.reason)
   }
 

@@ -4,6 +4,7 @@ import { only } from '../http/api-app.ts'
 import { callerKme } from '../http/caller.ts'
 import { sendJson } from '../http/json-response.ts'
 import { readBody } from '../http/request-body.ts'
+import type { Logger } from '../kernel/log.ts'
 import type { KeyPool } from '../key-pool/key-pool.ts'
 import type { KeyStore } from '../key-store/key-store.ts'
 import type { AbortAnswer } from '../peer/peer.ts'
@@ -12,13 +13,23 @@ import type { AcceptAssignment } from './accept-assignment.ts'
 
 export const mountDeliveryPeerApi = (
   app: Express,
-  parts: { acceptAssignment: AcceptAssignment; store: KeyStore; pool: KeyPool },
+  parts: { acceptAssignment: AcceptAssignment; store: KeyStore; pool: KeyPool; log: Logger },
 ): void => {
+  /** A call that fails must not fail the others that travelled with it. */
+  const orFailed = async <T>(call: Promise<T>): Promise<T | { outcome: 'failed' }> => {
+    try {
+      return await call
+    } catch (error) {
+      parts.log.warn({ error }, 'a call of a peer failed')
+      return { outcome: 'failed' }
+    }
+  }
+
   only(app, peerPaths.assignments, {
     post: async (request, response) => {
       const { kmeId } = callerKme(request)
       const offers = readOffers(parsePeerBody(await readBody(request, PEER_BODY_BYTES_MAX)))
-      const answers = await Promise.all(offers.map((offer) => parts.acceptAssignment(kmeId, offer)))
+      const answers = await Promise.all(offers.map((offer) => orFailed(parts.acceptAssignment(kmeId, offer))))
       sendJson(response, { answers: answers.map(writeAssignmentAnswer) })
     },
   })
@@ -26,13 +37,13 @@ export const mountDeliveryPeerApi = (
     post: async (request, response) => {
       const { kmeId } = callerKme(request)
       const aids = readAborts(parsePeerBody(await readBody(request, PEER_BODY_BYTES_MAX)))
-      const answers = await Promise.all(
-        aids.map(async (aid): Promise<{ outcome: AbortAnswer }> => {
-          const answer = await parts.store.voidAssignment(kmeId, aid)
-          if (answer.outcome === 'voided') parts.pool.adjustTheirs(kmeId, answer.freedTheirs)
-          return { outcome: answer.outcome }
-        }),
-      )
+      const answers: { outcome: AbortAnswer }[] = []
+      // One after the other: after a crash there may be many, and each is a transaction of its own.
+      for (const aid of aids) {
+        const answer = await orFailed(parts.store.voidAssignment(kmeId, aid))
+        if (answer.outcome === 'voided') parts.pool.adjustTheirs(kmeId, answer.freedTheirs)
+        answers.push({ outcome: answer.outcome })
+      }
       sendJson(response, { answers })
     },
   })

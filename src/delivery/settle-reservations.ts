@@ -59,6 +59,7 @@ export const createSettlement = (parts: SettlementParts): Settlement => {
     if (peer?.available() !== true) return false
     await store.markAborting(aid, 'its process is gone')
     const answer = await peer.abort(aid)
+    if (answer === 'failed') return false
     if (answer === 'voided') {
       pool.giveBack(peerKmeId, await store.giveBack(aid, 'R2'))
       log.info({ aid, peer: peerKmeId }, 'an unsettled assignment was voided, its units are free again')

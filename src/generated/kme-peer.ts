@@ -172,6 +172,9 @@ export interface components {
                 outcome: "refused";
                 /** @enum {string} */
                 reason: "units-unavailable" | "different" | "aid-voided" | "aid-in-use" | "key-id-in-use" | "sae-not-served" | "pair-not-permitted" | "malformed";
+            } | {
+                /** @constant */
+                outcome: "failed";
             })[];
         };
         Aborts: {
@@ -182,7 +185,7 @@ export interface components {
         AbortAnswers: {
             answers: {
                 /** @enum {string} */
-                outcome: "voided" | "released";
+                outcome: "voided" | "released" | "failed";
             }[];
         };
         BlockProposals: {

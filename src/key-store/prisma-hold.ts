@@ -2,15 +2,17 @@
 import { timingSafeEqual } from 'node:crypto'
 import { auditColumns, insertAudit, type AuditEvent } from '../audit/audit.ts'
 import { repeatOnContention, sqlState, violatedConstraint } from '../database/database.ts'
+import { KeyDataAccess } from '../kernel/errors.ts'
 import { createBatching } from '../kernel/batching.ts'
 import type { BlockId, KmeId } from '../kernel/identifiers.ts'
 import { assignmentTag } from './commitment.ts'
-import type { Assignment, HoldAnswer, KeyStore, UnitRun } from './key-store.ts'
+import type { Assignment, HoldAnswer, KeyMaterial, KeyStore, UnitRun } from './key-store.ts'
 import type { AssignmentState } from './key-states.ts'
 import { appendAudit, type BlockParts } from './prisma-blocks.ts'
-import { joinUnits, unitsPerKey } from './prisma-open-blocks.ts'
+import { joinUnits, unitsPerKey, type OpenBlock, type OpenBlocks, type SealedUnits } from './prisma-open-blocks.ts'
 import {
   assignmentRow,
+  LANES,
   blockIdsOf,
   insertAssignments,
   insertKeys,
@@ -24,6 +26,7 @@ import { masksOf, OverlappingUnits } from './unit-bits.ts'
 interface HoldRequest {
   readonly peerKmeId: KmeId
   readonly assignment: Assignment
+  readonly commitment: Buffer
 }
 
 /** SQL: takes units the peer issues and that are free; a block of another peer does not match. */
@@ -40,48 +43,108 @@ keys AS (${insertKeys(5)}),
 audited AS (${insertAudit(8)})
 SELECT must((SELECT count(*) FROM taken) = cardinality($1::uuid[]), 'hold')`
 
+const UNITS_UNAVAILABLE: HoldAnswer = { outcome: 'refused', reason: 'units-unavailable' }
+
 export const holdMethods = (parts: BlockParts): Pick<KeyStore, 'hold' | 'voidAssignment'> => {
   const { database, reader, unitSizeBits } = parts
 
-  const holdTogether = createBatching<HoldRequest, undefined>({
+  /** Compares bytes: what this KME would answer if the units are free, or why it refuses. */
+  const judge = (request: HoldRequest, blocks: OpenBlocks, sealed: SealedUnits): HoldAnswer => {
+    const { assignment, commitment } = request
+    const first = blocks.get(assignment.units[0]?.blockId as BlockId) as OpenBlock
+    let material: KeyMaterial
+    try {
+      material = joinUnits(blocks, materialOf(assignment), sealed)
+    } catch (error) {
+      if (error instanceof KeyDataAccess) return UNITS_UNAVAILABLE
+      throw error
+    }
+    try {
+      const expected = assignmentTag(first.tagKey, 'offer', assignment, material.bytes)
+      if (expected.length !== commitment.length || !timingSafeEqual(expected, commitment)) {
+        return { outcome: 'refused', reason: 'different' }
+      }
+      return { outcome: 'held', confirmation: assignmentTag(first.tagKey, 'confirm', assignment, material.bytes) }
+    } finally {
+      material.bytes.wipe()
+    }
+  }
+
+  /** Whether every unit exists, and as many as the keys take. */
+  const isWellFormed = ({ assignment }: HoldRequest, blocks: OpenBlocks): boolean =>
+    assignment.units.every(({ blockId, units }) => units.every((unit) => unit < (blocks.get(blockId)?.unitCount ?? 0))) &&
+    assignment.units.reduce((sum, run) => sum + run.units.length, 0) ===
+      unitsPerKey(assignment.sizeBits, unitSizeBits) * assignment.keyIds.length
+
+  const commit = async (requests: readonly HoldRequest[], blocks: OpenBlocks): Promise<void> => {
+    const assignments = requests.map((request) => request.assignment)
+    const peerOfBlock = new Map<BlockId, KmeId>()
+    for (const { assignment, peerKmeId } of requests) {
+      for (const { blockId } of assignment.units) {
+        // One block cannot belong to two peers; on their own, the database refuses the wrong one.
+        if ((peerOfBlock.get(blockId) ?? peerKmeId) !== peerKmeId) throw new OverlappingUnits()
+        peerOfBlock.set(blockId, peerKmeId)
+      }
+    }
+    const { blockIds, masks } = masksOf(
+      assignments.flatMap((assignment) => assignment.units),
+      unitCountIn(blocks),
+    )
+    await repeatOnContention(() =>
+      database.query(HOLD, [
+        blockIds,
+        masks,
+        blockIds.map((blockId) => peerOfBlock.get(blockId)),
+        JSON.stringify(
+          requests.map((request) =>
+            assignmentRow('holder', request.peerKmeId, request.assignment, { lifeS: request.assignment.ttlS, ended: false }),
+          ),
+        ),
+        ...keyColumns(assignments),
+        ...auditColumns(requests.map(heldEvent)),
+      ]),
+    )
+  }
+
+  const holdTogether = createBatching<HoldRequest, HoldAnswer>({
     itemsMax: 128,
-    lanes: 1,
+    lanes: LANES,
     separable,
     work: async (requests) => {
-      const assignments = requests.map((request) => request.assignment)
-      const blocks = await reader.open(blockIdsOf(assignments))
-      const peerOfBlock = new Map<BlockId, KmeId>()
-      for (const { assignment, peerKmeId } of requests) {
-        for (const { blockId } of assignment.units) {
-          // One block cannot belong to two peers; on their own, the database refuses the wrong one.
-          if ((peerOfBlock.get(blockId) ?? peerKmeId) !== peerKmeId) throw new OverlappingUnits()
-          peerOfBlock.set(blockId, peerKmeId)
-        }
+      const blockIds = blockIdsOf(requests.map((request) => request.assignment))
+      const known = await reader.open(blockIds)
+      const wellFormed = requests.filter((request) => isWellFormed(request, known))
+      const sealed = await reader.sealedUnits(wellFormed.map((request) => materialOf(request.assignment)))
+      const blocks = await reader.open(blockIds)
+      const answers = requests.map((request) =>
+        isWellFormed(request, blocks) ? judge(request, blocks, sealed) : UNITS_UNAVAILABLE,
+      )
+      const equal = requests.filter((_, i) => answers[i]?.outcome === 'held')
+      if (equal.length === 0) return answers
+      try {
+        await commit(equal, blocks)
+        return answers
+      } catch (error) {
+        // Together with others the culprit is not known; the batch is repeated one by one.
+        if (requests.length > 1) throw error
+        return [await explain(requests[0] as HoldRequest, answers[0] as HoldAnswer, error)]
       }
-      const { blockIds, masks } = masksOf(
-        assignments.flatMap((assignment) => assignment.units),
-        unitCountIn(blocks),
-      )
-      await repeatOnContention(() =>
-        database.query(HOLD, [
-          blockIds,
-          masks,
-          blockIds.map((blockId) => peerOfBlock.get(blockId)),
-          JSON.stringify(
-            requests.map((request) =>
-              assignmentRow('holder', request.peerKmeId, request.assignment, { lifeS: request.assignment.ttlS, ended: false }),
-            ),
-          ),
-          ...keyColumns(assignments),
-          ...auditColumns(requests.map(heldEvent)),
-        ]),
-      )
-      return requests.map(() => undefined)
     },
   })
 
+  /** Why one assignment was not stored. */
+  const explain = async (request: HoldRequest, answer: HoldAnswer, error: unknown): Promise<HoldAnswer> => {
+    if (error instanceof OverlappingUnits) return UNITS_UNAVAILABLE
+    const constraint = violatedConstraint(error)
+    if (constraint !== 'assigned_key_pkey' && constraint !== 'assignment_pkey' && sqlState(error) !== 'KM001') throw error
+    const repeated = await answerRepeated(request, answer)
+    return constraint === 'assigned_key_pkey' && repeated === UNITS_UNAVAILABLE
+      ? { outcome: 'refused', reason: 'key-id-in-use' }
+      : repeated
+  }
+
   /** The same call may come again when our answer was lost: equal content is answered as before, other content refused. */
-  const answerRepeated = async (peerKmeId: KmeId, assignment: Assignment, confirmation: Buffer): Promise<HoldAnswer> => {
+  const answerRepeated = async ({ peerKmeId, assignment }: HoldRequest, answer: HoldAnswer): Promise<HoldAnswer> => {
     const rows = await database.query<{ state: AssignmentState; same: boolean }>(
       `SELECT a.state, a.role = 'holder' AND a.peer_kme_id = $2 AND a.master_sae_id = $3 AND a.slave_sae_ids = $4::text[] AND a.size_bits = $5
          AND a.units = $6::text::jsonb
@@ -98,58 +161,13 @@ export const holdMethods = (parts: BlockParts): Pick<KeyStore, 'hold' | 'voidAss
       ],
     )
     const known = rows[0]
-    if (known === undefined) return { outcome: 'refused', reason: 'units-unavailable' }
+    if (known === undefined) return UNITS_UNAVAILABLE
     if (known.state === 'VOIDED') return { outcome: 'refused', reason: 'aid-voided' }
-    return known.same && known.state === 'ISSUED'
-      ? { outcome: 'held', confirmation }
-      : { outcome: 'refused', reason: 'aid-in-use' }
+    return known.same && known.state === 'ISSUED' ? answer : { outcome: 'refused', reason: 'aid-in-use' }
   }
 
   return {
-    hold: async (peerKmeId, assignment, commitment): Promise<HoldAnswer> => {
-      const request = materialOf(assignment)
-      const unitCount = assignment.units.reduce((sum, run) => sum + run.units.length, 0)
-      if (unitCount !== unitsPerKey(assignment.sizeBits, unitSizeBits) * assignment.keyIds.length) {
-        return { outcome: 'refused', reason: 'units-unavailable' }
-      }
-      const sealed = await reader.sealedUnits([request])
-      const blockIds = assignment.units.map((run) => run.blockId)
-      const blocks = await reader.open(blockIds)
-      const first = blocks.get(blockIds[0] as BlockId)
-      const known = assignment.units.every(({ blockId, units }) => {
-        const block = blocks.get(blockId)
-        return block !== undefined && units.every((unit) => unit < block.unitCount)
-      })
-      if (first === undefined || !known) {
-        return { outcome: 'refused', reason: 'units-unavailable' }
-      }
-      let confirmation: Buffer
-      const material = joinUnits(blocks, request, sealed)
-      try {
-        const expected = assignmentTag(first.tagKey, 'offer', assignment, material.bytes)
-        if (expected.length !== commitment.length || !timingSafeEqual(expected, commitment)) {
-          return { outcome: 'refused', reason: 'different' }
-        }
-        confirmation = assignmentTag(first.tagKey, 'confirm', assignment, material.bytes)
-      } finally {
-        material.bytes.wipe()
-      }
-      try {
-        await holdTogether({ peerKmeId, assignment })
-        return { outcome: 'held', confirmation }
-      } catch (error) {
-        if (error instanceof OverlappingUnits || error instanceof RangeError)
-          return { outcome: 'refused', reason: 'units-unavailable' }
-        const constraint = violatedConstraint(error)
-        if (constraint === 'assigned_key_pkey' || constraint === 'assignment_pkey' || sqlState(error) === 'KM001') {
-          const answer = await answerRepeated(peerKmeId, assignment, confirmation)
-          return constraint === 'assigned_key_pkey' && answer.outcome === 'refused' && answer.reason === 'units-unavailable'
-            ? { outcome: 'refused', reason: 'key-id-in-use' }
-            : answer
-        }
-        throw error
-      }
-    },
+    hold: (peerKmeId, assignment, commitment) => holdTogether({ peerKmeId, assignment, commitment }),
 
     voidAssignment: (peerKmeId, aid) =>
       database.transaction(async (statements) => {

@@ -30,6 +30,9 @@ export interface IssueParts extends BlockParts {
   readonly processId: string
 }
 
+/** Batches of one kind under way at once: while one waits for the disk, the next is being prepared. */
+export const LANES = 2
+
 const ROW_COUNT_CHECK = 'KM001'
 const UNIQUE_VIOLATION = '23505'
 
@@ -174,7 +177,7 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
 
   const claimTogether = createBatching<ClaimRequest, KeyMaterial | Error>({
     itemsMax: 128,
-    lanes: 1,
+    lanes: LANES,
     separable,
     work: async (requests) => {
       const assignments = requests.map((request) => request.assignment)
@@ -200,7 +203,7 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
 
   const issueTogether = createBatching<Issue, undefined>({
     itemsMax: 128,
-    lanes: 1,
+    lanes: LANES,
     separable,
     work: async (issues) => {
       const assignments = issues.map((issue) => issue.assignment)
@@ -236,7 +239,7 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
 
   const issueLocallyTogether = createBatching<Issue, KeyMaterial | Error>({
     itemsMax: 128,
-    lanes: 1,
+    lanes: LANES,
     separable,
     work: async (issues) => {
       const assignments = issues.map((issue) => issue.assignment)

@@ -8,11 +8,15 @@ export interface AssignmentOffer {
   readonly commitment: Buffer
 }
 
-/** `refused` besides the store's reasons: the peer does not serve these SAEs or does not allow the pair. */
+/** `refused` besides the store's reasons: the peer does not serve these SAEs or does not allow the pair.
+ *  `failed`: the peer does not know itself whether it holds the keys. */
 export type AssignmentAnswer =
-  HoldAnswer | { readonly outcome: 'refused'; readonly reason: 'sae-not-served' | 'pair-not-permitted' | 'malformed' }
+  | HoldAnswer
+  | { readonly outcome: 'refused'; readonly reason: 'sae-not-served' | 'pair-not-permitted' | 'malformed' }
+  | { readonly outcome: 'failed' }
 
-export type AbortAnswer = 'voided' | 'released'
+/** `failed`: nothing is decided, ask again. */
+export type AbortAnswer = 'voided' | 'released' | 'failed'
 
 export interface BlockProposal {
   readonly linkId: LinkId

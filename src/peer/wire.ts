@@ -174,6 +174,7 @@ const REFUSALS = new Set([
 export const readAssignmentAnswers = (body: unknown, count: number): AssignmentAnswer[] =>
   readAnswers(body, count, (answer): AssignmentAnswer => {
     if (answer['outcome'] === 'held') return { outcome: 'held', confirmation: tag(answer['confirmation']) }
+    if (answer['outcome'] === 'failed') return { outcome: 'failed' }
     if (answer['outcome'] !== 'refused' || !REFUSALS.has(answer['reason'] as string)) throw new BadRequest()
     return { outcome: 'refused', reason: answer['reason'] } as AssignmentAnswer
   })
@@ -181,7 +182,7 @@ export const readAssignmentAnswers = (body: unknown, count: number): AssignmentA
 export const readAbortAnswers = (body: unknown, count: number): AbortAnswer[] =>
   readAnswers(body, count, (answer) => {
     const outcome = answer['outcome']
-    if (outcome !== 'voided' && outcome !== 'released') throw new BadRequest()
+    if (outcome !== 'voided' && outcome !== 'released' && outcome !== 'failed') throw new BadRequest()
     return outcome
   })
 

@@ -6,7 +6,6 @@ import { once } from 'node:events'
 import { mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { Agent, request as httpsRequest } from 'node:https'
 import { createServer } from 'node:net'
-import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import pg from 'pg'
@@ -76,16 +75,24 @@ const PARTNERS: Record<string, string[]> = {
   carol: [],
 }
 
-/** A free port; taken again at once by the caller. */
-export const freePort = (): Promise<number> =>
-  new Promise((resolve, reject) => {
-    const server = createServer()
-    server.once('error', reject)
-    server.listen(0, '127.0.0.1', () => {
-      const { port } = server.address() as AddressInfo
-      server.close(() => resolve(port))
+// Below the range the system takes ports of outgoing connections from, and another part of it for each of jest's workers:
+// nobody else takes a port between this look and its use.
+const PORTS_PER_WORKER = 3000
+const firstPort = 20_000 + (Number(process.env['JEST_WORKER_ID'] ?? 1) - 1) * PORTS_PER_WORKER
+let nextPort = Math.floor(Math.random() * PORTS_PER_WORKER)
+
+/** A port nobody listens at. */
+export const freePort = async (): Promise<number> => {
+  for (;;) {
+    const port = firstPort + (nextPort++ % PORTS_PER_WORKER)
+    const isFree = await new Promise<boolean>((resolve) => {
+      const server = createServer()
+      server.once('error', () => resolve(false))
+      server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)))
     })
-  })
+    if (isFree) return port
+  }
+}
 
 /** Calls until it returns something true. @throws Error after the deadline. */
 export const eventually = async <T>(what: string, look: () => Promise<T> | T, deadlineMs = 20_000): Promise<NonNullable<T>> => {
@@ -350,14 +357,18 @@ export const keysOf = (answer: Answer): SentKey[] => answer.json['keys'] as Sent
 /** Waits until the devices are quiet and both ends have agreed all they delivered, so that counts stand still. */
 export const quieten = async (network: Network): Promise<void> => {
   network.devices.pause()
+  let state = ''
   await eventually('all blocks agreed', async () => {
     for (const name of ['kme-a', 'kme-b'] as const) {
       const [pending] = await network.query<{ pending: number; total: number }>(
         name,
         `SELECT count(*) FILTER (WHERE state = 'INGESTED')::int AS pending, count(*) FILTER (WHERE link_id = 'a-b')::int AS total FROM key_block`,
       )
+      state = `${name} has ${pending!.total} of ${network.devices.produced()} blocks, ${pending!.pending} of them not agreed`
       if (pending!.pending > 0 || pending!.total < network.devices.produced()) return false
     }
     return true
+  }).catch((error: unknown) => {
+    throw new Error(`${(error as Error).message}: ${state}`)
   })
 }

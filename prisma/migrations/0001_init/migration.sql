@@ -125,7 +125,7 @@ CREATE TABLE "sae_pair" (
 );
 
 CREATE UNIQUE INDEX "key_block_link_id_device_block_key" ON "key_block"("link_id", "device_block");
-CREATE INDEX "key_block_peer_kme_id_state_idx" ON "key_block"("peer_kme_id", "state");
+CREATE INDEX "key_block_state_link_id_idx" ON "key_block"("state", "link_id");
 CREATE UNIQUE INDEX "assignment_master_sae_id_request_id_key" ON "assignment"("master_sae_id", "request_id");
 -- BRIN: rows arrive in time order, and a state change of a row stays a heap-only update.
 CREATE INDEX "assignment_expires_at_idx" ON "assignment" USING BRIN ("expires_at");
