@@ -270,7 +270,7 @@ describe('tcp driver, when it cannot connect', () => {
   const options = { host: 'device.invalid', port: 1, linkId: 'A-B' as LinkId, creditBlocks: 1, idleTimeoutMs: 5_000 }
   /** Half of the range of every draw. */
   const evenRandom: Random = {
-    fill: (target) => target.fill(128) as typeof target,
+    fill: (target) => target.fill(128),
     uuid: () => systemRandom.uuid(),
   }
 

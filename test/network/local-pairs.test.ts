@@ -11,6 +11,11 @@ describe('two SAEs at one KME, without any link', () => {
     alice = await network.sae('alice')
     anna = await network.sae('anna')
     await eventually('a local pool', async () => (await storedKeys(alice, 'anna')) >= 300)
+    const admin = await network.admin('kme-a')
+    await eventually('a greeting of kme-b', async () => {
+      const { peers } = (await admin.get('/api/v1/peers')).json as { peers: { available: boolean }[] }
+      return peers[0]?.available === true
+    })
   })
   afterAll(async () => {
     await network?.[Symbol.asyncDispose]()

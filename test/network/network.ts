@@ -169,7 +169,7 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
           tls: { certificate, privateKey, ca: authorities.files.kme.certificate, crl: authorities.files.kme.revocationList },
         },
         adminApi: { port: own.admin, tls: { certificate, privateKey }, tokenKey },
-        keys: { localStored: 300, ...options.keys },
+        keys: { localStored: 300, maxStored: 1_000_000, ...options.keys },
         peers: [{ id: other, url: `https://127.0.0.1:${ports.get(other)!.peer}`, deadlineMs: 3000 }],
         links: [
           { id: 'a-b', peer: other, driver: 'tcp', port: name === 'kme-a' ? devices.ports.a : devices.ports.b, creditBlocks: 8 },
