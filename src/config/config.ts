@@ -17,10 +17,62 @@ const kmeId = identifier<KmeId>('KME ID', parseKmeId)
 const saeId = identifier<SaeId>('SAE ID', parseSaeId)
 const linkId = identifier<LinkId>('link ID', parseLinkId)
 const port = z.int().min(0).max(65535)
-const bits = z.int().min(8).multipleOf(8)
+/** Beyond a million bits it is no key but a file. */
+const BITS_MAX = 1_048_576
+const bits = z.int().min(8).max(BITS_MAX).multipleOf(8)
 const host = z.string().min(1)
 
+/** Nothing behind the port: the paths of the peer API are its own, and a user name would be a secret in this file. */
+const ORIGIN = /^https:\/\/[^/?#@\\\s]+\/?$/
+const AN_ORIGIN = 'expected https://host:port'
+const origin = z
+  .string({ error: (issue) => missing(issue) ?? AN_ORIGIN })
+  .refine((text) => ORIGIN.test(text) && URL.canParse(text), AN_ORIGIN)
+
 const listener = { host: host.default('127.0.0.1'), port }
+
+const keys = z.strictObject({
+  /** Default key size and the size of the unit keys a block is cut into. Equal at all KMEs of a network. */
+  sizeBits: bits.default(256),
+  minSizeBits: bits.default(64),
+  maxSizeBits: bits.default(4096),
+  maxPerRequest: z.int().min(1).max(1024).default(128),
+  /** Most keys stored per peer KME; a full pool stops pulling from the link. */
+  maxStored: z.int().min(1).max(100_000_000).default(100_000),
+  /** Additional slave SAEs per request; 0 switches multicast off. */
+  maxSaeIdCount: z.int().min(0).max(64).default(8),
+  /** How long an issued key waits for its slave SAE. */
+  heldForS: z.int().min(1).max(31_536_000).default(86_400),
+  /** How long an enc_keys with openkme_request_id may be repeated for the same answer. */
+  retryWindowS: z.int().min(1).max(3600).default(60),
+  /** Keys kept ready for pairs of SAEs that are both homed at this KME. */
+  localStored: z.int().min(0).max(1_000_000).default(2000),
+  /** Keys a KME keeps for its own masters when the other end of a link asks for a loan. */
+  lendFloor: z.int().min(0).default(64),
+  /** A reservation whose fate the peer has not settled by then is burnt. */
+  burnAfterS: z.int().min(1).max(86_400).default(600),
+})
+
+const peer = z.strictObject({
+  id: kmeId,
+  /** Origin of the peer API of that KME. */
+  url: origin,
+  deadlineMs: z.int().min(100).max(30_000).default(5000),
+})
+
+const tcpLink = z.strictObject({
+  id: linkId,
+  peer: kmeId,
+  driver: z.literal('tcp'),
+  host: host.default('127.0.0.1'),
+  port: port.min(1),
+  /** Blocks the device may send ahead of their acknowledgement. */
+  creditBlocks: z.int().min(1).max(1024).default(16),
+  /** Blocks with a higher quantum bit error rate are never used. 0.11 is where a BB84 key stops being secret. */
+  qberMax: z.number().min(0).max(0.5).default(0.11),
+})
+
+const sae = z.strictObject({ id: saeId, kme: kmeId, sharesWith: z.array(saeId).default([]) })
 
 const schema = z.strictObject({
   kme: z.strictObject({
@@ -72,62 +124,14 @@ const schema = z.strictObject({
     /** Public key (SPKI PEM, Ed25519 or P-256) that admin tokens are checked with. */
     tokenKey: z.string(),
   }),
-  keys: z
-    .strictObject({
-      /** Default key size and the size of the unit keys a block is cut into. Equal at all KMEs of a network. */
-      sizeBits: bits.default(256),
-      minSizeBits: bits.default(64),
-      maxSizeBits: bits.default(4096),
-      maxPerRequest: z.int().min(1).max(1024).default(128),
-      /** Most keys stored per peer KME; a full pool stops pulling from the link. */
-      maxStored: z.int().min(1).max(100_000_000).default(100_000),
-      /** Additional slave SAEs per request; 0 switches multicast off. */
-      maxSaeIdCount: z.int().min(0).max(64).default(8),
-      /** How long an issued key waits for its slave SAE. */
-      heldForS: z.int().min(1).max(31_536_000).default(86_400),
-      /** How long an enc_keys with openkme_request_id may be repeated for the same answer. */
-      retryWindowS: z.int().min(1).max(3600).default(60),
-      /** Keys kept ready for pairs of SAEs that are both homed at this KME. */
-      localStored: z.int().min(0).max(1_000_000).default(2000),
-      /** Keys a KME keeps for its own masters when the other end of a link asks for a loan. */
-      lendFloor: z.int().min(0).default(64),
-      /** A reservation whose fate the peer has not settled by then is burnt. */
-      burnAfterS: z.int().min(1).max(86_400).default(600),
-    })
-    .prefault({}),
-  peers: z
-    .array(
-      z.strictObject({
-        id: kmeId,
-        /** Origin of the peer API of that KME. */
-        url: z.url({ protocol: /^https$/ }),
-        deadlineMs: z.int().min(100).max(30_000).default(5000),
-      }),
-    )
-    .default([]),
-  links: z
-    .array(
-      z.discriminatedUnion('driver', [
-        z.strictObject({
-          id: linkId,
-          peer: kmeId,
-          driver: z.literal('tcp'),
-          host: host.default('127.0.0.1'),
-          port: port.min(1),
-          /** Blocks the device may send ahead of their acknowledgement. */
-          creditBlocks: z.int().min(1).max(1024).default(16),
-          /** Blocks with a higher quantum bit error rate are never used. 0.11 is where a BB84 key stops being secret. */
-          qberMax: z.number().min(0).max(0.5).default(0.11),
-        }),
-      ]),
-    )
-    .default([]),
+  keys: keys.prefault({}),
+  peers: z.array(peer).default([]),
+  links: z.array(z.discriminatedUnion('driver', [tcpLink])).default([]),
   /** SAEs registered at first start. Afterwards the admin API and `kme sae` change them. */
-  saes: z.array(z.strictObject({ id: saeId, kme: kmeId, sharesWith: z.array(saeId).default([]) })).default([]),
+  saes: z.array(sae).default([]),
 })
 
 export type Config = Readonly<z.output<typeof schema>>
-export type LinkConfig = Config['links'][number]
 
 /** All that is wrong with a configuration file. */
 export class ConfigError extends Error {
@@ -160,11 +164,18 @@ export const parseConfig = (text: string, file: string): Config => {
       document.errors.map((error) => error.message.split('\n')[0] ?? error.message),
     )
   }
-  const parsed = schema.safeParse(document.toJS({ maxAliasCount: 20 }) ?? {})
-  if (!parsed.success) throw new ConfigError(file, parsed.error.issues.flatMap(describeIssue))
-  const faults = crossCheck(parsed.data)
-  if (faults.length > 0) throw new ConfigError(file, faults)
+  const written: unknown = document.toJS({ maxAliasCount: 20 }) ?? {}
+  const parsed = schema.safeParse(written, { error: missing })
+  const faults = [...(parsed.error?.issues.flatMap(describeIssue) ?? []), ...crossCheck(wellFormedParts(written))]
+  if (!parsed.success || faults.length > 0) throw new ConfigError(file, faults)
   return deepFreeze(withAbsolutePaths(parsed.data, dirname(resolve(file))))
+}
+
+/** An empty value in YAML is null. */
+const missing = (issue: z.core.$ZodRawIssue): string | undefined => {
+  const setting = issue.code === 'invalid_union' && issue.discriminator !== undefined ? issue.discriminator : undefined
+  const input = setting === undefined ? issue.input : asObject(issue.input)[setting]
+  return input === undefined || input === null ? 'missing' : undefined
 }
 
 const describeIssue = (issue: z.core.$ZodIssue): string[] => {
@@ -178,29 +189,117 @@ const describeIssue = (issue: z.core.$ZodIssue): string[] => {
   return [`${at === '' ? 'file' : at}: ${issue.message}`]
 }
 
-const crossCheck = (config: Config): string[] => {
+/** What can be compared although other settings are wrong. A setting that is wrong itself is left out. */
+interface WellFormedParts {
+  readonly kmeId: string | undefined
+  readonly listeners: readonly { readonly name: string; readonly host?: string | undefined; readonly port?: number | undefined }[]
+  readonly keys: Partial<Config['keys']>
+  readonly peers: readonly Partial<Config['peers'][number]>[]
+  readonly links: readonly Partial<Config['links'][number]>[]
+  readonly saes: readonly Partial<Config['saes'][number]>[]
+}
+
+const wellFormedParts = (written: unknown): WellFormedParts => {
+  const { kme, keys: writtenKeys, peers, links, saes, ...others } = asObject(written)
+  const id = kmeId.safeParse(asObject(kme)['id'])
+  return {
+    kmeId: id.data,
+    listeners: (['saeApi', 'peerApi', 'adminApi'] as const).map((name) => ({
+      name,
+      ...wellFormedMembers(z.object(listener), others[name]),
+    })),
+    keys: wellFormedMembers(keys, writtenKeys),
+    peers: asList(peers).map((entry) => wellFormedMembers(peer, entry)),
+    links: asList(links).map((entry) => wellFormedMembers(tcpLink, entry)),
+    saes: asList(saes).map((entry) => wellFormedMembers(sae, entry)),
+  }
+}
+
+/** The members that are right, each parsed for itself, defaults included. */
+const wellFormedMembers = <T extends z.ZodObject>(object: T, written: unknown): Partial<z.output<T>> => {
+  const members = asObject(written)
+  const parsed = Object.entries(object.shape).map(([name, member]) => [name, z.safeParse(member, members[name]).data] as const)
+  return Object.fromEntries(parsed.filter(([, value]) => value !== undefined)) as Partial<z.output<T>>
+}
+
+const asObject = (written: unknown): Readonly<Record<string, unknown>> =>
+  typeof written === 'object' && written !== null ? (written as Record<string, unknown>) : {}
+const asList = (written: unknown): readonly unknown[] => (Array.isArray(written) ? written : [])
+
+const crossCheck = (parts: WellFormedParts): string[] => [
+  ...checkKeys(parts.keys),
+  ...checkListeners(parts.listeners),
+  ...checkPeers(parts),
+  ...checkLinks(parts),
+  ...checkSaes(parts.saes),
+]
+
+const checkKeys = ({ minSizeBits, sizeBits, maxSizeBits, lendFloor, maxStored }: WellFormedParts['keys']): string[] => {
   const faults: string[] = []
-  const { keys } = config
-  if (keys.minSizeBits > keys.sizeBits) faults.push('keys.minSizeBits: larger than keys.sizeBits')
-  if (keys.sizeBits > keys.maxSizeBits) faults.push('keys.sizeBits: larger than keys.maxSizeBits')
-  const peers = new Set<string>()
-  config.peers.forEach((peer, i) => {
-    if (peer.id === config.kme.id) faults.push(`peers[${i}].id: this KME itself`)
-    if (peers.has(peer.id)) faults.push(`peers[${i}].id: ${peer.id} appears twice`)
-    peers.add(peer.id)
+  const isBelow = (one = 0, other = Infinity): boolean => one < other
+  if (isBelow(sizeBits ?? Infinity, minSizeBits ?? 0)) faults.push('keys.minSizeBits: larger than keys.sizeBits')
+  if (isBelow(maxSizeBits ?? Infinity, sizeBits ?? 0)) faults.push('keys.sizeBits: larger than keys.maxSizeBits')
+  if (!isBelow(lendFloor, maxStored)) faults.push('keys.lendFloor: not below keys.maxStored, so nothing would ever be lent')
+  return faults
+}
+
+const EVERY_ADDRESS = new Set(['0.0.0.0', '::', '[::]'])
+
+const checkListeners = (listeners: WellFormedParts['listeners']): string[] =>
+  listeners.flatMap(({ name, host: ownHost, port: ownPort }, i) => {
+    // Port 0 is a free one, another each time.
+    if (ownHost === undefined || ownPort === undefined || ownPort === 0) return []
+    const meets = (other: string): boolean => other === ownHost || EVERY_ADDRESS.has(other) || EVERY_ADDRESS.has(ownHost)
+    return listeners
+      .slice(0, i)
+      .filter((earlier) => earlier.port === ownPort && earlier.host !== undefined && meets(earlier.host))
+      .map((earlier) => `${name}.port: ${ownPort} is taken by ${earlier.name}`)
   })
-  const links = new Set<string>()
-  config.links.forEach((link, i) => {
-    if (!peers.has(link.peer)) faults.push(`links[${i}].peer: ${link.peer} is not among the peers`)
-    if (links.has(link.id)) faults.push(`links[${i}].id: ${link.id} appears twice`)
-    links.add(link.id)
+
+/** A fault for each entry whose name stood in an earlier one. */
+const twice = <T>(list: string, setting: string, entries: readonly T[], nameOf: (entry: T) => string | undefined): string[] => {
+  const seen = new Set<string>()
+  return entries.flatMap((entry, i) => {
+    const name = nameOf(entry)
+    if (name === undefined || !seen.has(name)) {
+      if (name !== undefined) seen.add(name)
+      return []
+    }
+    return [`${list}[${i}].${setting}: ${name} appears twice`]
   })
-  const saes = new Set(config.saes.map((sae) => sae.id))
-  if (saes.size < config.saes.length) faults.push('saes: an SAE ID appears twice')
-  config.saes.forEach((sae, i) => {
-    for (const other of sae.sharesWith) {
-      if (!saes.has(other)) faults.push(`saes[${i}].sharesWith: ${other} is not among the saes`)
-      if (other === sae.id) faults.push(`saes[${i}].sharesWith: ${other} is the SAE itself`)
+}
+
+/** The IDs in a list; undefined while one of them is not known, because nobody can tell then what is missing. */
+const allIds = (entries: readonly { readonly id?: string }[]): ReadonlySet<string> | undefined => {
+  const ids = entries.map(({ id }) => id).filter((id) => id !== undefined)
+  return ids.length === entries.length ? new Set(ids) : undefined
+}
+
+const checkPeers = ({ kmeId: own, peers }: WellFormedParts): string[] => [
+  ...peers.flatMap(({ id }, i) => (id !== undefined && id === own ? [`peers[${i}].id: this KME itself`] : [])),
+  ...twice('peers', 'id', peers, ({ id }) => id),
+]
+
+const checkLinks = ({ peers, links }: WellFormedParts): string[] => {
+  const known = allIds(peers)
+  return [
+    ...links.flatMap(({ peer: other }, i) =>
+      other === undefined || known === undefined || known.has(other) ? [] : [`links[${i}].peer: ${other} is not among the peers`],
+    ),
+    ...twice('links', 'id', links, ({ id }) => id),
+    ...twice('links', 'port', links, (link) =>
+      link.host === undefined || link.port === undefined ? undefined : `the device at ${link.host}:${link.port}`,
+    ),
+  ]
+}
+
+const checkSaes = (saes: WellFormedParts['saes']): string[] => {
+  const known = allIds(saes)
+  const faults = twice('saes', 'id', saes, ({ id }) => id)
+  saes.forEach(({ id, sharesWith = [] }, i) => {
+    for (const other of sharesWith) {
+      if (known?.has(other) === false) faults.push(`saes[${i}].sharesWith: ${other} is not among the saes`)
+      if (other === id) faults.push(`saes[${i}].sharesWith: ${other} is the SAE itself`)
     }
   })
   return faults

@@ -1,0 +1,132 @@
+/** What is said about a configuration file that cannot be used. */
+import { describe, expect, it } from '@jest/globals'
+import { stringify } from 'yaml'
+import { ConfigError, parseConfig, type Config } from '../../src/config/config.ts'
+
+const tls = { certificate: 'kme.pem', privateKey: 'kme.key' }
+const good = {
+  kme: { id: 'kme-a' },
+  custody: { passphraseFile: 'passphrase' },
+  saeApi: { port: 8441, tls: { ...tls, clientCa: 'sae-ca.pem' } },
+  peerApi: { port: 8451, tls: { ...tls, ca: 'kme-ca.pem' } },
+  adminApi: { port: 8461, tls, tokenKey: 'token.pem' },
+  peers: [{ id: 'kme-b', url: 'https://kme-b.example:8451' }],
+  links: [{ id: 'a-b', peer: 'kme-b', driver: 'tcp', port: 9001 }],
+  saes: [
+    { id: 'alice', kme: 'kme-a', sharesWith: ['bob'] },
+    { id: 'bob', kme: 'kme-b' },
+  ],
+}
+
+const parse = (changes: object): Config => parseConfig(stringify({ ...good, ...changes }), '/etc/kme.yaml')
+const faultsOf = (changes: object): readonly string[] => {
+  try {
+    parse(changes)
+    return []
+  } catch (error) {
+    if (error instanceof ConfigError) return error.faults
+    throw error
+  }
+}
+
+describe('a configuration', () => {
+  it('that is fine is accepted', () => expect(faultsOf({})).toEqual([]))
+
+  it('has all its mistakes listed at once, those of one setting and those between two', () => {
+    const faults = faultsOf({
+      adminApi: { port: 8441, tls },
+      keys: { minSizeBits: 512, sizeBits: 256, maxPerRequest: 0, color: 'blue' },
+      peers: [...good.peers, { id: 'kme-a', url: 'http://kme-a' }, { id: 'kme-b', url: 'https://other.example' }],
+      links: [...good.links, { id: 'a-b', peer: 'kme-x', driver: 'tcp', port: 'many' }],
+      saes: [{ id: 'alice', kme: '', sharesWith: ['carol', 'alice'] }],
+    })
+    const expected = [
+      'adminApi.tokenKey: missing',
+      'adminApi.port: 8441 is taken by saeApi',
+      'keys.color: unknown setting',
+      expect.stringMatching(/^keys\.maxPerRequest: /),
+      'keys.minSizeBits: larger than keys.sizeBits',
+      'peers[1].id: this KME itself',
+      'peers[1].url: expected https://host:port',
+      'peers[2].id: kme-b appears twice',
+      'links[1].id: a-b appears twice',
+      'links[1].peer: kme-x is not among the peers',
+      expect.stringMatching(/^links\[1\]\.port: /),
+      expect.stringMatching(/^saes\[0\]\.kme: not a KME ID/),
+      'saes[0].sharesWith: carol is not among the saes',
+      'saes[0].sharesWith: alice is the SAE itself',
+    ]
+    expect(faults).toEqual(expect.arrayContaining(expected))
+    expect(faults).toHaveLength(expected.length)
+  })
+
+  it.each([
+    [{ custody: undefined }, 'custody: missing'],
+    [{ kme: { id: null } }, 'kme.id: missing'],
+    [{ saeApi: { port: 1, tls } }, 'saeApi.tls.clientCa: missing'],
+    [{ peers: [{ id: 'kme-b' }] }, 'peers[0].url: missing'],
+    [{ links: [{ id: 'a-b', peer: 'kme-b', port: 9001 }] }, 'links[0].driver: missing'],
+  ])('without a setting it must have says that it is missing (%j)', (changes, fault) =>
+    expect(faultsOf(changes)).toEqual([fault]),
+  )
+
+  it.each([
+    'https://kme-b:8451/kme/v1',
+    'https://kme-b:8451/?x=1',
+    'https://kme-b:8451?',
+    'https://kme-b:8451#top',
+    'https://me:secret@kme-b:8451',
+    'http://kme-b:8451',
+    'https://kme-b:port',
+    'kme-b:8451',
+    'https://',
+    7,
+  ])('wants the URL of a peer to be an origin, not %j', (url) =>
+    expect(faultsOf({ peers: [{ id: 'kme-b', url }] })).toEqual(['peers[0].url: expected https://host:port']),
+  )
+
+  it.each(['https://kme-b', 'https://kme-b:8451', 'https://kme-b:8451/', 'https://[2001:db8::1]:8451'])(
+    'takes %j as the URL of a peer',
+    (url) => expect(faultsOf({ peers: [{ id: 'kme-b', url }] })).toEqual([]),
+  )
+
+  it.each([
+    [{ host: '127.0.0.1', port: 8441 }, ['peerApi.port: 8441 is taken by saeApi']],
+    [{ host: '0.0.0.0', port: 8441 }, ['peerApi.port: 8441 is taken by saeApi']],
+    [{ host: '192.0.2.7', port: 8441 }, []],
+  ])('has one listener on one host and port (%j)', (place, faults) =>
+    expect(faultsOf({ peerApi: { ...good.peerApi, ...place } })).toEqual(faults),
+  )
+
+  it('may leave every port to the system', () =>
+    expect(
+      faultsOf({
+        saeApi: { ...good.saeApi, port: 0 },
+        peerApi: { ...good.peerApi, port: 0 },
+        adminApi: { ...good.adminApi, port: 0 },
+      }),
+    ).toEqual([]))
+
+  it.each([
+    [{ lendFloor: 100, maxStored: 100 }, ['keys.lendFloor: not below keys.maxStored, so nothing would ever be lent']],
+    [{ maxStored: 50 }, ['keys.lendFloor: not below keys.maxStored, so nothing would ever be lent']],
+    [{ lendFloor: 99, maxStored: 100 }, []],
+    [{ maxSizeBits: 128 }, ['keys.sizeBits: larger than keys.maxSizeBits']],
+    [{ maxSizeBits: 1_048_576 }, []],
+  ])('has sizes and counts that go together (%j)', (keys, faults) => expect(faultsOf({ keys })).toEqual(faults))
+
+  it('has no keys beyond a million bits', () =>
+    expect(faultsOf({ keys: { maxSizeBits: 1_048_584 } })).toEqual([expect.stringMatching(/^keys\.maxSizeBits: .*1048576/)]))
+
+  it('uses the device of a link for that link only', () => {
+    const [link] = good.links
+    const other = { ...link, id: 'a-b-2' }
+    expect(faultsOf({ links: [link, other] })).toEqual(['links[1].port: the device at 127.0.0.1:9001 appears twice'])
+    expect(faultsOf({ links: [link, { ...other, host: '10.0.0.2' }] })).toEqual([])
+  })
+
+  it('does not complain about a peer whose ID it cannot read, and not about links to it', () =>
+    expect(faultsOf({ peers: [{ id: 'kme b', url: 'https://kme-b' }] })).toEqual([
+      expect.stringMatching(/^peers\[0\]\.id: not a KME ID/),
+    ]))
+})
