@@ -15,7 +15,7 @@ import { makeAcceptAssignment } from './delivery/accept-assignment.ts'
 import type { DeliveryLimits } from './delivery/delivery.ts'
 import { makeGetKeyWithKeyIds } from './delivery/get-key-with-key-ids.ts'
 import { makeGetKey } from './delivery/get-key.ts'
-import { deliverableKeys, makeGetStatus } from './delivery/get-status.ts'
+import { makeGetStatus } from './delivery/get-status.ts'
 import { mountDeliveryPeerApi } from './delivery/peer-routes.ts'
 import { createSaeDirectory } from './delivery/prisma-sae-directory.ts'
 import { mountDeliveryApi } from './delivery/routes.ts'
@@ -54,6 +54,8 @@ export interface ComposeOptions {
   readonly log: Logger
   readonly clock?: Clock
   readonly random?: Random
+  /** A part of the KME ended by itself: stop it. */
+  readonly onFailure?: (error: unknown) => void
 }
 
 export interface Kme {
@@ -226,16 +228,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     })
     const readiness = createReadiness({
       clock,
-      probes: [
-        { name: 'database', check: () => database.answers() },
-        {
-          name: 'keys',
-          check: () =>
-            config.peers.every(
-              ({ id }) => deliverableKeys(deliveryParts, id) > 0 || !config.links.some((link) => link.peer === id),
-            ),
-        },
-      ],
+      probes: [{ name: 'database', check: () => database.answers() }],
     })
     const verifier = await createTokenVerifier({ publicKeyPem: readFileSync(adminApi.tokenKey, 'utf8'), kmeId, clock })
     const certificates = (): readonly InstalledCertificate[] => {
@@ -282,7 +275,15 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     })
 
     // What runs by itself
-    const loop = (work: Promise<void>): void => void loops.push(work)
+    const loop = (work: Promise<void>): void => {
+      loops.push(
+        work.catch((error: unknown) => {
+          // A loop mends what it can by itself; one that ends leaves a KME that only seems to work.
+          log.error({ error }, 'a part of the KME failed; stopping')
+          options.onFailure?.(error)
+        }),
+      )
+    }
     const { signal } = running
     loop(peers.watch(signal))
     loop(links.run(signal))
@@ -357,21 +358,35 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       )
     })
 
+    const within = async (deadlineMs: number, what: string, work: Promise<unknown>): Promise<void> => {
+      const finished = new AbortController()
+      const late = clock.sleep(deadlineMs, finished.signal).then(() => {
+        if (!finished.signal.aborted) log.warn({ what, deadlineMs }, 'stopping without waiting any longer')
+      })
+      await Promise.race([work.catch((error: unknown) => log.warn({ error, what }, 'stopping')), late])
+      finished.abort()
+    }
+    // Requests first, because they need everything else; each step has its share of the ten seconds a stop may take.
+    const stop = async (): Promise<void> => {
+      log.info({ kmeId }, 'stopping')
+      await within(STOP_GRACE_MS, 'requests', Promise.all([saeListener.stop(STOP_GRACE_MS), adminListener.stop(STOP_GRACE_MS)]))
+      running.abort()
+      await within(1500, 'loops', Promise.all([...loops, peerListener.stop(1000)]))
+      await within(1000, 'audit', audit.append({ event: 'kme.stopped', actor: 'system', outcome: 'done', subject: { kmeId } }))
+      await within(1500, 'connections', cleanUp.disposeAsync())
+      log.info({ kmeId }, 'KME stopped')
+    }
+    let stopped: Promise<void> | undefined
+
     await audit.append({ event: 'kme.started', actor: 'system', outcome: 'done', subject: { kmeId, version } })
     const ports = { sae: saeListener.port, peer: peerListener.port, admin: adminListener.port }
     log.info({ kmeId, ...ports }, 'KME started')
     return {
       kmeId,
       ports,
-      stop: async () => {
-        await Promise.all([saeListener.stop(STOP_GRACE_MS), adminListener.stop(STOP_GRACE_MS)])
-        running.abort()
-        await Promise.allSettled(loops)
-        await audit
-          .append({ event: 'kme.stopped', actor: 'system', outcome: 'done', subject: { kmeId } })
-          .catch((error: unknown) => log.warn({ error }, 'the stop could not be recorded'))
-        await cleanUp.disposeAsync()
-        log.info({ kmeId }, 'KME stopped')
+      stop: () => {
+        stopped ??= stop()
+        return stopped
       },
     }
   } catch (error) {

@@ -8,7 +8,7 @@ import { Unavailable } from '../kernel/errors.ts'
 export type Row = Record<string, unknown>
 
 export interface Statements {
-  /** Runs one statement. Statements are prepared once per connection under the hash of their text. */
+  /** Runs one statement. Statements are prepared once per connection. */
   query<T extends Row>(sql: string, parameters?: readonly unknown[]): Promise<T[]>
 }
 
@@ -55,6 +55,8 @@ export const repeatOnContention = async <T>(work: () => Promise<T>): Promise<T> 
   }
 }
 
+const QUERY_DEADLINE_MS = 6000
+
 const SESSION_SETTINGS = [
   // Nothing waits for ever.
   'statement_timeout=5000',
@@ -76,6 +78,8 @@ export const openDatabase = (options: DatabaseOptions): Database => {
     connectionString: options.url,
     max: options.connections,
     connectionTimeoutMillis: options.acquireDeadlineMs ?? 2000,
+    // The server bounds its own work below; this bounds the wait for a server that has gone silent.
+    query_timeout: QUERY_DEADLINE_MS,
     options: SESSION_SETTINGS.map((setting) => `-c ${setting}`).join(' '),
     keepAlive: true,
   })

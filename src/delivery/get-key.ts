@@ -131,7 +131,9 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
     const target = wanted.targetKmeId
     const units = pool.take(target, unitCount)
     if (units !== undefined) return units
-    if (target !== kmeId && (await parts.borrow(target, unitCount - pool.level(target).mine))) {
+    for (let attempt = 1; attempt <= CLAIM_ATTEMPTS && target !== kmeId; attempt += 1) {
+      // Several requests may share one loan; whoever finds it used up asks for another.
+      if (!(await parts.borrow(target, unitCount - pool.level(target).mine))) break
       const again = pool.take(target, unitCount)
       if (again !== undefined) return again
     }
@@ -146,8 +148,12 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
       requestId: wanted.requestId,
       retryWindowS: limits.retryWindowS,
     })
-    const { assignment, claimed } = await tryClaims(wanted, (candidate) => store.issueLocally(issue(candidate)))
-    return toDelivered(assignment, claimed)
+    try {
+      const { assignment, claimed } = await tryClaims(wanted, (candidate) => store.issueLocally(issue(candidate)))
+      return toDelivered(assignment, claimed)
+    } catch (error) {
+      throw error instanceof Conflict ? new Unavailable(1, { cause: error }) : error
+    }
   }
 
   const deliverWithPeer = async (wanted: Wanted): Promise<DeliveredKeys> => {
@@ -184,7 +190,7 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
     } catch (error) {
       if (error instanceof PeerCallFailed && !error.maybeReceived) {
         // Rule R1: this same process knows that not one byte of the offer was sent.
-        pool.giveBack(peer.kmeId, await store.giveBack(assignment.aid, 'R1'))
+        pool.giveBack(peer.kmeId, await parts.settlement.giveBack(assignment.aid, 'R1'))
       } else {
         await parts.settlement.abort(assignment.aid, 'no answer to the assignment')
       }
@@ -210,6 +216,11 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
 
   const refused = async (peer: PeerKme, assignment: Assignment, reason: string): Promise<never> => {
     log.warn({ aid: assignment.aid, peer: peer.kmeId, reason }, 'the peer KME refused an assignment')
+    if (reason === 'block-pending') {
+      // This end finished agreeing on the block first; the other end is about to.
+      await parts.settlement.abort(assignment.aid, reason)
+      throw new PeerUnavailable(RETRY_PEER_S)
+    }
     if (reason === 'sae-not-served' || reason === 'pair-not-permitted') {
       // Nothing is wrong with the units; the two KMEs are set up differently.
       await parts.settlement.abort(assignment.aid, reason)
@@ -224,7 +235,7 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
       await store.issue({ peerKmeId: peer.kmeId, assignment, requestId, retryWindowS: limits.retryWindowS })
     } catch (error) {
       // The commit may have happened although its answer was lost. Only the database can say.
-      if (await parts.settlement.abort(assignment.aid, 'the issue was not confirmed')) {
+      if ((await parts.settlement.abort(assignment.aid, 'the issue was not confirmed')) !== 'issued') {
         throw error instanceof Conflict ? new Unavailable(1, { cause: error }) : error
       }
     }

@@ -4,11 +4,20 @@ import { only } from '../http/api-app.ts'
 import { callerKme } from '../http/caller.ts'
 import { sendJson } from '../http/json-response.ts'
 import { readBody } from '../http/request-body.ts'
+import type { KmeId } from '../kernel/identifiers.ts'
 import type { Logger } from '../kernel/log.ts'
 import type { KeyPool } from '../key-pool/key-pool.ts'
 import type { KeyStore } from '../key-store/key-store.ts'
-import type { AbortAnswer } from '../peer/peer.ts'
-import { parsePeerBody, PEER_BODY_BYTES_MAX, peerPaths, readAborts, readOffers, writeAssignmentAnswer } from '../peer/wire.ts'
+import type { AbortAnswer, Retirement, RetirementAnswer } from '../peer/peer.ts'
+import {
+  parsePeerBody,
+  PEER_BODY_BYTES_MAX,
+  peerPaths,
+  readAborts,
+  readOffers,
+  readRetirements,
+  writeAssignmentAnswer,
+} from '../peer/wire.ts'
 import type { AcceptAssignment } from './accept-assignment.ts'
 
 export const mountDeliveryPeerApi = (
@@ -23,6 +32,14 @@ export const mountDeliveryPeerApi = (
       parts.log.warn({ error }, 'a call of a peer failed')
       return { outcome: 'failed' }
     }
+  }
+
+  /** Burnt units are first freed of the assignment they were offered for, then used up. */
+  const retire = async (kmeId: KmeId, { aid, units }: Retirement): Promise<{ outcome: 'retired' }> => {
+    const answer = await parts.store.voidAssignment(kmeId, aid)
+    if (answer.outcome === 'voided') parts.pool.adjustTheirs(kmeId, answer.freedTheirs)
+    parts.pool.adjustTheirs(kmeId, -(await parts.store.retire(kmeId, units)))
+    return { outcome: 'retired' }
   }
 
   only(app, peerPaths.assignments, {
@@ -42,6 +59,18 @@ export const mountDeliveryPeerApi = (
       for (const aid of aids) {
         const answer = await orFailed(parts.store.voidAssignment(kmeId, aid))
         if (answer.outcome === 'voided') parts.pool.adjustTheirs(kmeId, answer.freedTheirs)
+        answers.push({ outcome: answer.outcome })
+      }
+      sendJson(response, { answers })
+    },
+  })
+  only(app, peerPaths.retirements, {
+    post: async (request, response) => {
+      const { kmeId } = callerKme(request)
+      const retirements = readRetirements(parsePeerBody(await readBody(request, PEER_BODY_BYTES_MAX)))
+      const answers: { outcome: RetirementAnswer }[] = []
+      for (const retirement of retirements) {
+        const answer = await orFailed(retire(kmeId, retirement))
         answers.push({ outcome: answer.outcome })
       }
       sendJson(response, { answers })

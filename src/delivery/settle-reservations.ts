@@ -5,7 +5,7 @@ import type { Clock } from '../kernel/clock.ts'
 import type { AssignmentId } from '../kernel/identifiers.ts'
 import type { Logger } from '../kernel/log.ts'
 import type { KeyPool } from '../key-pool/key-pool.ts'
-import type { KeyStore, UnsettledReservation } from '../key-store/key-store.ts'
+import type { KeyStore, UnitRun, UnsettledReservation } from '../key-store/key-store.ts'
 import type { PeerDirectory } from '../peer/peer.ts'
 
 export interface SettlementParts {
@@ -20,9 +20,10 @@ export interface SettlementParts {
 }
 
 export interface Settlement {
-  /** RESERVED to ABORTING, and soon settled.
-   *  @returns false when the reservation had become ISSUED after all. True when it had not, or the database cannot say. */
-  abort(aid: AssignmentId, reason: string): Promise<boolean>
+  /** RESERVED to ABORTING, and soon settled. Only `issued` means that the keys were issued after all. */
+  abort(aid: AssignmentId, reason: string): Promise<'aborting' | 'issued' | 'gone' | 'unknown'>
+  /** Back to AVAILABLE. */
+  giveBack(aid: AssignmentId, rule: 'R1' | 'R2'): Promise<readonly UnitRun[]>
   /** Gives up a reservation for good. */
   burn(aid: AssignmentId, reason: string): Promise<void>
   /** The pool may hold hints that are stale or lack units that are free: rebuild it soon. */
@@ -34,6 +35,8 @@ export interface Settlement {
 }
 
 const INTERVAL_MS = 500
+/** Between two looks when nothing is known to be pending. */
+const SETTLE_INTERVAL_MS = 5000
 /** Between two comparisons of the pool with the store. */
 const COMPARE_INTERVAL_MS = 15_000
 
@@ -44,20 +47,30 @@ export const createSettlement = (parts: SettlementParts): Settlement => {
   let pending = true
 
   const burn = async (aid: AssignmentId, reason: string): Promise<void> => {
+    // Until the peer knows, and also if this fails.
+    pending = true
     const unitCount = await store.burn(aid, reason)
     parts.onBurnt(unitCount)
     log.warn({ aid, unitCount, reason }, 'units burnt')
   }
 
+  const retire = async ({ aid, peerKmeId, units }: UnsettledReservation): Promise<boolean> => {
+    const peer = peers.named(peerKmeId)
+    if (peer?.available() !== true || (await peer.retire({ aid, units })) === 'failed') return false
+    await store.forgetBurnt(aid)
+    return true
+  }
+
   const settleOne = async (reservation: UnsettledReservation): Promise<boolean> => {
     const { aid, peerKmeId } = reservation
+    if (reservation.state === 'BURNT') return retire(reservation)
     if (clock.nowMs() - reservation.claimedAtMs > parts.burnAfterS * 1000) {
       await burn(aid, 'not settled in time')
       return true
     }
     const peer = peers.named(peerKmeId)
     if (peer?.available() !== true) return false
-    await store.markAborting(aid, 'its process is gone')
+    if ((await store.markAborting(aid, 'its process is gone')) !== 'aborting') return true
     const answer = await peer.abort(aid)
     if (answer === 'failed') return false
     if (answer === 'voided') {
@@ -81,8 +94,9 @@ export const createSettlement = (parts: SettlementParts): Settlement => {
   const disagreements = new Set<string>()
   const comparePool = async (): Promise<void> => {
     const counts = await store.counts()
-    for (const { peerKmeId, unitsMine } of counts) {
-      if (pool.level(peerKmeId).mine === unitsMine) disagreements.delete(peerKmeId)
+    for (const { peerKmeId, unitsMine, unitsTheirs } of counts) {
+      const level = pool.level(peerKmeId)
+      if (level.mine === unitsMine && level.theirs === unitsTheirs) disagreements.delete(peerKmeId)
       else if (disagreements.has(peerKmeId)) poolIsDoubtful = true
       else disagreements.add(peerKmeId)
     }
@@ -96,8 +110,12 @@ export const createSettlement = (parts: SettlementParts): Settlement => {
       } catch (error) {
         log.error({ aid, error }, 'could not mark a reservation as aborting; it will be settled later')
         poolIsDoubtful = true
-        return true
+        return 'unknown'
       }
+    },
+    giveBack: (aid, rule) => {
+      pending = true
+      return store.giveBack(aid, rule)
     },
     burn,
     doubtPool: () => {
@@ -107,9 +125,13 @@ export const createSettlement = (parts: SettlementParts): Settlement => {
     settle,
     run: async (signal) => {
       let comparedMs = clock.monotonicMs()
+      let settledMs = comparedMs
       while (!signal.aborted) {
         try {
-          if (pending) await settle()
+          if (pending || clock.monotonicMs() - settledMs >= SETTLE_INTERVAL_MS) {
+            settledMs = clock.monotonicMs()
+            await settle()
+          }
           if (clock.monotonicMs() - comparedMs >= COMPARE_INTERVAL_MS) {
             comparedMs = clock.monotonicMs()
             await comparePool()

@@ -64,6 +64,27 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/kme/v1/retirements": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Units that will never be issued
+         * @description The caller issues these units and burnt them: the assignment is voided and the units are used up at this end too. Units that the
+         *     caller does not issue, or that are taken, are left alone. Repeating a call is safe.
+         */
+        post: operations["retire"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/kme/v1/blocks": {
         parameters: {
             query?: never;
@@ -171,7 +192,7 @@ export interface components {
                 /** @constant */
                 outcome: "refused";
                 /** @enum {string} */
-                reason: "units-unavailable" | "different" | "aid-voided" | "aid-in-use" | "key-id-in-use" | "sae-not-served" | "pair-not-permitted" | "malformed";
+                reason: "units-unavailable" | "block-pending" | "different" | "aid-voided" | "aid-in-use" | "key-id-in-use" | "sae-not-served" | "pair-not-permitted" | "malformed";
             } | {
                 /** @constant */
                 outcome: "failed";
@@ -186,6 +207,19 @@ export interface components {
             answers: {
                 /** @enum {string} */
                 outcome: "voided" | "released" | "failed";
+            }[];
+        };
+        Retirements: {
+            calls: {
+                aid: components["schemas"]["Uuid"];
+                /** @description At most 65536 units in all */
+                units: components["schemas"]["UnitRun"][];
+            }[];
+        };
+        RetirementAnswers: {
+            answers: {
+                /** @enum {string} */
+                outcome: "retired" | "failed";
             }[];
         };
         BlockProposals: {
@@ -337,6 +371,33 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["AbortAnswers"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            503: components["responses"]["ServiceUnavailable"];
+        };
+    };
+    retire: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Retirements"];
+            };
+        };
+        responses: {
+            /** @description One answer per call, in the order of the calls */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RetirementAnswers"];
                 };
             };
             400: components["responses"]["BadRequest"];

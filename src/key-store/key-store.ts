@@ -5,6 +5,7 @@
  *  two KMEs. An *assignment* names the units a request for keys is made of, so that both ends build the same bytes. */
 import type { AssignmentId, BlockId, KeyId, KmeId, LinkId, SaeId } from '../kernel/identifiers.ts'
 import type { SecretBytes } from '../kernel/secret-bytes.ts'
+import type { ReservationState } from './key-states.ts'
 
 /** Some units of one block, by their index in the block, in the order they are used. */
 export interface UnitRun {
@@ -81,10 +82,11 @@ export interface Claim {
 
 export type HoldAnswer =
   | { readonly outcome: 'held'; readonly confirmation: Buffer }
-  /** `units-unavailable`: unknown, taken or not issued by the caller. `different`: same units, other bytes. */
+  /** `units-unavailable`: unknown, taken or not issued by the caller. `block-pending`: the block is here, but its agreement
+   *  is not finished at this end. `different`: same units, other bytes. */
   | {
       readonly outcome: 'refused'
-      readonly reason: 'units-unavailable' | 'different' | 'aid-voided' | 'aid-in-use' | 'key-id-in-use'
+      readonly reason: 'units-unavailable' | 'block-pending' | 'different' | 'aid-voided' | 'aid-in-use' | 'key-id-in-use'
     }
 
 export interface Issue {
@@ -97,6 +99,7 @@ export interface Issue {
 
 export interface UnsettledReservation {
   readonly aid: AssignmentId
+  readonly state: ReservationState
   readonly peerKmeId: KmeId
   readonly units: readonly UnitRun[]
   readonly claimedAtMs: number
@@ -158,14 +161,17 @@ export interface KeyStore {
   priorIssue(masterSaeId: SaeId, requestId: string): Promise<PriorIssue | 'spent' | undefined>
   /** The bytes of an earlier issue, for a repeated request. Undefined when they are gone. */
   reopen(prior: PriorIssue): Promise<KeyMaterial | undefined>
-  /** RESERVED to ABORTING: the peer's answer is not known. False when it was ISSUED after all or is gone. */
-  markAborting(aid: AssignmentId, reason: string): Promise<boolean>
-  /** Reservations whose fate must be settled with the peer: ABORTING ones, and those of dead processes. */
+  /** RESERVED to ABORTING: the peer's answer is not known. `issued` when the issue was committed after all; `gone` when
+   *  somebody else settled it. Only `aborting` allows to tell the peer to void it. */
+  markAborting(aid: AssignmentId, reason: string): Promise<'aborting' | 'issued' | 'gone'>
+  /** Reservations to settle with the peer: ABORTING and BURNT ones, and those of dead processes. */
   unsettled(): Promise<readonly UnsettledReservation[]>
   /** Back to AVAILABLE, by rule R1 (nothing was sent) or R2 (the peer voided the assignment for ever). */
   giveBack(aid: AssignmentId, rule: 'R1' | 'R2'): Promise<readonly UnitRun[]>
-  /** Ends a reservation whose units will never be issued; how many units that were. */
+  /** To BURNT: its units will never be issued. How many units that were. */
   burn(aid: AssignmentId, reason: string): Promise<number>
+  /** The peer knows that the units of a BURNT reservation are. */
+  forgetBurnt(aid: AssignmentId): Promise<void>
 
   // Holding KME
   /** Checks that the units are the caller's to issue and free here, compares bytes, and holds the keys for the slaves. */
@@ -175,6 +181,8 @@ export interface KeyStore {
     peerKmeId: KmeId,
     aid: AssignmentId,
   ): Promise<{ outcome: 'voided'; freedTheirs: number } | { outcome: 'released' }>
+  /** The peer burnt units it issued: nobody will ever need them here. How many were still free. */
+  retire(peerKmeId: KmeId, units: readonly UnitRun[]): Promise<number>
   /** Method "Get key with key IDs", all or none. The commit happens before this resolves.
    *  @throws Unauthorized when the caller is not among the slaves of a key that exists (clause 5.4).
    *  @throws KeyNotFound, KeyDataAccess (nothing consumed). */
@@ -189,8 +197,9 @@ export interface KeyStore {
   openLoan(peerKmeId: KmeId, loanId: string): Promise<void>
   /** Loans asked for whose answer never arrived. */
   openLoans(): Promise<readonly { readonly peerKmeId: KmeId; readonly loanId: string }[]>
-  /** Makes lent units this KME's to issue. False when this loan was taken up before. */
-  borrow(peerKmeId: KmeId, loanId: string, runs: readonly UnitRun[]): Promise<boolean>
+  /** Makes lent units this KME's to issue, as far as they are of use here. The units that can be issued now; undefined when
+   *  this loan was taken up before. */
+  borrow(peerKmeId: KmeId, loanId: string, runs: readonly UnitRun[]): Promise<readonly UnitRun[] | undefined>
 
   // Upkeep
   /** Ends what is past its time: held keys nobody fetched, retry windows. */

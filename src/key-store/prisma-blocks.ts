@@ -7,9 +7,9 @@ import type { BlockId, KmeId, LinkId } from '../kernel/identifiers.ts'
 import type { SecretBytes } from '../kernel/secret-bytes.ts'
 import { blockTag } from './commitment.ts'
 import { placeName, sealUnit, TAG_KEY_BYTES, TAG_KEY_INDEX, type BlockPlace } from './key-envelope.ts'
-import type { AvailableUnits, KeyStore, NewBlock, StoreCounts } from './key-store.ts'
+import type { AvailableUnits, KeyStore, NewBlock, StoreCounts, UnitRun } from './key-store.ts'
 import { joinUnits, type BlockReader } from './prisma-open-blocks.ts'
-import { unitsIn } from './unit-bits.ts'
+import { masksOf, unitsIn } from './unit-bits.ts'
 
 export interface BlockParts {
   readonly database: Database
@@ -31,6 +31,24 @@ UPDATE key_block b SET
   ended_at = CASE WHEN bit_count(b.done | m.mask) = b.unit_count THEN now() ELSE b.ended_at END
 FROM unnest($${blocks}::uuid[], $${masks}::text[]::varbit[]) AS m(block_id, mask)
 WHERE b.block_id = m.block_id`
+
+/** Masks of units as the database needs them, of blocks that are there; units that a block does not have are left out. */
+export const masksIn = async (
+  statements: Statements,
+  runs: readonly UnitRun[],
+): Promise<{ blockIds: BlockId[]; masks: string[] }> => {
+  const rows = await statements.query<{ block_id: BlockId; unit_count: number }>(
+    `SELECT block_id, unit_count FROM key_block WHERE block_id = ANY($1::uuid[])`,
+    [runs.map((run) => run.blockId)],
+  )
+  const unitCounts = new Map(rows.map((row) => [row.block_id, row.unit_count]))
+  const unitCountOf = (blockId: BlockId): number => unitCounts.get(blockId) ?? 0
+  const known = runs.map(({ blockId, units }) => ({ blockId, units: units.filter((unit) => unit < unitCountOf(blockId)) }))
+  return masksOf(
+    known.filter((run) => run.units.length > 0),
+    unitCountOf,
+  )
+}
 
 export const appendAudit = (statements: Statements, events: readonly AuditEvent[]): Promise<unknown> =>
   statements.query(insertAudit(1), auditColumns(events))
@@ -189,7 +207,7 @@ export const blockMethods = ({ database, keyring, reader, kmeId, unitSizeBits }:
          coalesce(sum(bit_count(mine & ~taken)) FILTER (WHERE state = 'AVAILABLE'), 0)::int AS mine,
          coalesce(sum(bit_count(~mine & ~taken)) FILTER (WHERE state = 'AVAILABLE'), 0)::int AS theirs,
          (SELECT coalesce(sum(jsonb_array_length(run -> 'units')), 0)::int FROM reservation r, jsonb_array_elements(r.units) run
-            WHERE r.peer_kme_id = b.peer_kme_id) AS reserved
+            WHERE r.peer_kme_id = b.peer_kme_id AND r.state <> 'BURNT') AS reserved
        FROM key_block b WHERE state IN ('INGESTED', 'AVAILABLE') GROUP BY peer_kme_id`,
     )
     return rows.map((row): StoreCounts => ({

@@ -8,7 +8,7 @@ import type { BlockId, KmeId } from '../kernel/identifiers.ts'
 import { assignmentTag } from './commitment.ts'
 import type { Assignment, HoldAnswer, KeyMaterial, KeyStore, UnitRun } from './key-store.ts'
 import type { AssignmentState } from './key-states.ts'
-import { appendAudit, type BlockParts } from './prisma-blocks.ts'
+import { appendAudit, finishUnits, masksIn, type BlockParts } from './prisma-blocks.ts'
 import { joinUnits, unitsPerKey, type OpenBlock, type OpenBlocks, type SealedUnits } from './prisma-open-blocks.ts'
 import {
   assignmentRow,
@@ -21,7 +21,7 @@ import {
   separable,
   unitCountIn,
 } from './prisma-issue.ts'
-import { masksOf, OverlappingUnits } from './unit-bits.ts'
+import { masksOf, OverlappingUnits, unitsIn } from './unit-bits.ts'
 
 interface HoldRequest {
   readonly peerKmeId: KmeId
@@ -45,7 +45,7 @@ SELECT must((SELECT count(*) FROM taken) = cardinality($1::uuid[]), 'hold')`
 
 const UNITS_UNAVAILABLE: HoldAnswer = { outcome: 'refused', reason: 'units-unavailable' }
 
-export const holdMethods = (parts: BlockParts): Pick<KeyStore, 'hold' | 'voidAssignment'> => {
+export const holdMethods = (parts: BlockParts): Pick<KeyStore, 'hold' | 'retire' | 'voidAssignment'> => {
   const { database, reader, unitSizeBits } = parts
 
   /** Compares bytes: what this KME would answer if the units are free, or why it refuses. */
@@ -138,9 +138,13 @@ export const holdMethods = (parts: BlockParts): Pick<KeyStore, 'hold' | 'voidAss
     const constraint = violatedConstraint(error)
     if (constraint !== 'assigned_key_pkey' && constraint !== 'assignment_pkey' && sqlState(error) !== 'KM001') throw error
     const repeated = await answerRepeated(request, answer)
-    return constraint === 'assigned_key_pkey' && repeated === UNITS_UNAVAILABLE
-      ? { outcome: 'refused', reason: 'key-id-in-use' }
-      : repeated
+    if (repeated !== UNITS_UNAVAILABLE) return repeated
+    if (constraint === 'assigned_key_pkey') return { outcome: 'refused', reason: 'key-id-in-use' }
+    const pending = await database.query(
+      `SELECT 1 FROM key_block WHERE block_id = ANY($1::uuid[]) AND state = 'INGESTED' LIMIT 1`,
+      [blockIdsOf([request.assignment])],
+    )
+    return pending.length === 1 ? { outcome: 'refused', reason: 'block-pending' } : UNITS_UNAVAILABLE
   }
 
   /** The same call may come again when our answer was lost: equal content is answered as before, other content refused. */
@@ -168,6 +172,27 @@ export const holdMethods = (parts: BlockParts): Pick<KeyStore, 'hold' | 'voidAss
 
   return {
     hold: (peerKmeId, assignment, commitment) => holdTogether({ peerKmeId, assignment, commitment }),
+
+    retire: (peerKmeId, units) =>
+      database.transaction(async (statements) => {
+        const { blockIds, masks } = await masksIn(statements, units)
+        const rows = await statements.query<{ block_id: BlockId; free: string }>(
+          `UPDATE key_block b SET taken = b.taken | (m.mask & ~b.mine)
+           FROM (SELECT t.block_id, t.mask & ~k.taken & ~k.mine AS mask
+             FROM unnest($1::uuid[], $2::text[]::varbit[]) AS t(block_id, mask) JOIN key_block k USING (block_id)
+             WHERE k.peer_kme_id = $3 AND k.state IN ('INGESTED', 'AVAILABLE') FOR UPDATE OF k) m
+           WHERE b.block_id = m.block_id AND bit_count(m.mask) > 0 RETURNING b.block_id, m.mask::text AS free`,
+          [blockIds, masks, peerKmeId],
+        )
+        await statements.query(finishUnits(1, 2), [rows.map((row) => row.block_id), rows.map((row) => row.free)])
+        const count = rows.reduce((sum, row) => sum + unitsIn(row.free).length, 0)
+        if (count > 0) {
+          await appendAudit(statements, [
+            { event: 'key.burnt', actor: `kme:${peerKmeId}`, outcome: 'done', subject: { units: count } },
+          ])
+        }
+        return count
+      }),
 
     voidAssignment: (peerKmeId, aid) =>
       database.transaction(async (statements) => {
@@ -200,8 +225,7 @@ export const holdMethods = (parts: BlockParts): Pick<KeyStore, 'hold' | 'voidAss
         }
         await statements.query(`UPDATE assignment SET state = 'VOIDED', ended_at = now() WHERE aid = $1`, [aid])
         await statements.query(`DELETE FROM assigned_key WHERE aid = $1`, [aid])
-        const blocks = await reader.open(held.units.map((run) => run.blockId))
-        const { blockIds, masks } = masksOf(held.units, unitCountIn(blocks))
+        const { blockIds, masks } = await masksIn(statements, held.units)
         await statements.query(
           `UPDATE key_block b SET taken = b.taken & ~m.mask
            FROM unnest($1::uuid[], $2::text[]::varbit[]) AS m(block_id, mask) WHERE b.block_id = m.block_id`,

@@ -2,12 +2,12 @@
 import { auditColumns, insertAudit, type AuditEvent } from '../audit/audit.ts'
 import { outcomeUnknown, repeatOnContention, sqlState } from '../database/database.ts'
 import { createBatching } from '../kernel/batching.ts'
-import { Conflict } from '../kernel/errors.ts'
+import { Conflict, KeyDataAccess } from '../kernel/errors.ts'
 import type { AssignmentId, BlockId, KeyId, KmeId, SaeId } from '../kernel/identifiers.ts'
 import { assignmentTag } from './commitment.ts'
 import type { ReservationState } from './key-states.ts'
 import type { Assignment, Claim, ClaimRequest, Issue, KeyMaterial, KeyStore, UnitRun } from './key-store.ts'
-import { appendAudit, finishUnits, type BlockParts } from './prisma-blocks.ts'
+import { appendAudit, finishUnits, masksIn, type BlockParts } from './prisma-blocks.ts'
 import {
   joinUnits,
   SPANS,
@@ -21,7 +21,16 @@ import { masksOf, OverlappingUnits } from './unit-bits.ts'
 
 type IssueMethods = Pick<
   KeyStore,
-  'claim' | 'issue' | 'issueLocally' | 'priorIssue' | 'reopen' | 'markAborting' | 'unsettled' | 'giveBack' | 'burn'
+  | 'claim'
+  | 'issue'
+  | 'issueLocally'
+  | 'priorIssue'
+  | 'reopen'
+  | 'markAborting'
+  | 'unsettled'
+  | 'giveBack'
+  | 'burn'
+  | 'forgetBurnt'
 >
 
 export interface IssueParts extends BlockParts {
@@ -270,27 +279,22 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
     },
   })
 
-  const endReservation = (
-    aid: AssignmentId,
-    state: readonly ReservationState[],
-    event: AuditEvent,
-    then: (blockIds: BlockId[], masks: string[]) => [sql: string, parameters: unknown[]],
-  ): Promise<readonly UnitRun[]> => {
+  /** Back to AVAILABLE from one state, with the units that are free again. */
+  const freeReservation = (aid: AssignmentId, state: ReservationState, event: AuditEvent): Promise<readonly UnitRun[]> => {
     working.delete(aid)
     return database.transaction(async (statements) => {
       const rows = await statements.query<{ units: UnitRun[] }>(
-        `DELETE FROM reservation WHERE aid = $1 AND state = ANY($2::text[]) RETURNING units`,
+        `DELETE FROM reservation WHERE aid = $1 AND state = $2 RETURNING units`,
         [aid, state],
       )
       const units = rows[0]?.units
       if (units === undefined) return []
-      const lengths = await statements.query<{ block_id: BlockId; unit_count: number }>(
-        `SELECT block_id, unit_count FROM key_block WHERE block_id = ANY($1::uuid[])`,
-        [units.map((run) => run.blockId)],
+      const { blockIds, masks } = await masksIn(statements, units)
+      await statements.query(
+        `UPDATE key_block b SET taken = b.taken & ~m.mask
+         FROM unnest($1::uuid[], $2::text[]::varbit[]) AS m(block_id, mask) WHERE b.block_id = m.block_id`,
+        [blockIds, masks],
       )
-      const unitCounts = new Map(lengths.map((row) => [row.block_id, row.unit_count]))
-      const { blockIds, masks } = masksOf(units, (blockId) => unitCounts.get(blockId) ?? 0)
-      await statements.query(...then(blockIds, masks))
       await appendAudit(statements, [event])
       return units
     })
@@ -300,22 +304,21 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
     claim: async (request): Promise<Claim | 'conflict'> => {
       const { assignment } = request
       working.add(assignment.aid)
-      let material: KeyMaterial | Error
       try {
-        material = await claimTogether(request)
+        const material = await claimTogether(request)
+        if (material instanceof Error) throw material
+        const first = assignment.units[0]?.blockId as BlockId
+        const tagKey = (await reader.open([first])).get(first)?.tagKey
+        if (tagKey === undefined) throw new KeyDataAccess()
+        return {
+          material,
+          commitment: assignmentTag(tagKey, 'offer', assignment, material.bytes),
+          expectedConfirmation: assignmentTag(tagKey, 'confirm', assignment, material.bytes),
+        }
       } catch (error) {
         working.delete(assignment.aid)
         if (isConflict(error)) return 'conflict'
         throw error
-      }
-      if (material instanceof Error) throw material
-      const first = assignment.units[0]?.blockId as BlockId
-      const tagKey = (await reader.open([first])).get(first)?.tagKey
-      if (tagKey === undefined) throw new Error('a block closed while its units were claimed')
-      return {
-        material,
-        commitment: assignmentTag(tagKey, 'offer', assignment, material.bytes),
-        expectedConfirmation: assignmentTag(tagKey, 'confirm', assignment, material.bytes),
       }
     },
 
@@ -382,50 +385,74 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
     markAborting: async (aid, reason) => {
       working.delete(aid)
       return database.transaction(async (statements) => {
-        const rows = await statements.query(
-          `UPDATE reservation SET state = 'ABORTING' WHERE aid = $1 AND state = 'RESERVED' RETURNING 1`,
+        const rows = await statements.query<{ before: ReservationState }>(
+          `UPDATE reservation r SET state = 'ABORTING'
+           FROM (SELECT state AS before FROM reservation WHERE aid = $1 AND state IN ('RESERVED', 'ABORTING') FOR UPDATE) o
+           WHERE r.aid = $1 RETURNING o.before`,
           [aid],
         )
-        if (rows.length === 0) return false
-        await appendAudit(statements, [{ event: 'key.unsettled', actor: 'system', outcome: 'failed', subject: { aid, reason } }])
-        return true
+        const before = rows[0]?.before
+        if (before === undefined) {
+          // An issue under way holds the row's lock until it is committed, so this sees it.
+          const issued = await statements.query(`SELECT 1 FROM assignment WHERE aid = $1 AND role = 'issuer'`, [aid])
+          return issued.length === 1 ? 'issued' : 'gone'
+        }
+        if (before === 'RESERVED') {
+          await appendAudit(statements, [
+            { event: 'key.unsettled', actor: 'system', outcome: 'failed', subject: { aid, reason } },
+          ])
+        }
+        return 'aborting'
       })
     },
 
     unsettled: async () => {
+      // A request that finishes while this reads must not look like one that was left behind.
+      const before = new Set(working)
       const rows = await database.query<{
         aid: AssignmentId
         peer_kme_id: KmeId
         units: UnitRun[]
         claimed_at: Date
-        state: string
-        claimed_by: string
-      }>(`SELECT aid, peer_kme_id, units, claimed_at, state, claimed_by FROM reservation ORDER BY claimed_at`)
+        state: ReservationState
+      }>(`SELECT aid, peer_kme_id, units, claimed_at, state FROM reservation ORDER BY claimed_at LIMIT 1000`)
       return rows
-        .filter((row) => row.state === 'ABORTING' || row.claimed_by !== processId || !working.has(row.aid))
-        .map((row) => ({ aid: row.aid, peerKmeId: row.peer_kme_id, units: row.units, claimedAtMs: row.claimed_at.getTime() }))
+        .filter((row) => row.state !== 'RESERVED' || !(before.has(row.aid) || working.has(row.aid)))
+        .map((row) => ({
+          aid: row.aid,
+          state: row.state,
+          peerKmeId: row.peer_kme_id,
+          units: row.units,
+          claimedAtMs: row.claimed_at.getTime(),
+        }))
     },
 
     giveBack: (aid, rule) =>
-      endReservation(
-        aid,
-        [rule === 'R1' ? 'RESERVED' : 'ABORTING'],
-        { event: 'key.returned', actor: 'system', outcome: 'done', subject: { aid, rule } },
-        (blockIds, masks) => [
-          `UPDATE key_block b SET taken = b.taken & ~m.mask
-           FROM unnest($1::uuid[], $2::text[]::varbit[]) AS m(block_id, mask) WHERE b.block_id = m.block_id`,
-          [blockIds, masks],
-        ],
-      ),
+      freeReservation(aid, rule === 'R1' ? 'RESERVED' : 'ABORTING', {
+        event: 'key.returned',
+        actor: 'system',
+        outcome: 'done',
+        subject: { aid, rule },
+      }),
 
-    burn: async (aid, reason) => {
-      const units = await endReservation(
-        aid,
-        ['RESERVED', 'ABORTING'],
-        { event: 'key.burnt', actor: 'system', outcome: 'done', subject: { aid, reason } },
-        (blockIds, masks) => [finishUnits(1, 2), [blockIds, masks]],
-      )
-      return units.reduce((sum, run) => sum + run.units.length, 0)
+    burn: (aid, reason) => {
+      working.delete(aid)
+      return database.transaction(async (statements) => {
+        const rows = await statements.query<{ units: UnitRun[] }>(
+          `UPDATE reservation SET state = 'BURNT' WHERE aid = $1 AND state IN ('RESERVED', 'ABORTING') RETURNING units`,
+          [aid],
+        )
+        const units = rows[0]?.units
+        if (units === undefined) return 0
+        const { blockIds, masks } = await masksIn(statements, units)
+        await statements.query(finishUnits(1, 2), [blockIds, masks])
+        await appendAudit(statements, [{ event: 'key.burnt', actor: 'system', outcome: 'done', subject: { aid, reason } }])
+        return units.reduce((sum, run) => sum + run.units.length, 0)
+      })
+    },
+
+    forgetBurnt: async (aid) => {
+      await database.query(`DELETE FROM reservation WHERE aid = $1 AND state = 'BURNT'`, [aid])
     },
   }
 }

@@ -1,20 +1,11 @@
 /** Lending: units change their issuing KME. The lender takes them out of its own issue durably before it tells the
  *  borrower; a repeated loan ID is answered with the same units, so an answer that was lost loses nothing. */
-import type { Database, Statements } from '../database/database.ts'
+import type { Database } from '../database/database.ts'
 import type { BlockId, KmeId } from '../kernel/identifiers.ts'
 import type { KeyStore, UnitRun } from './key-store.ts'
-import { appendAudit } from './prisma-blocks.ts'
-import { masksOf } from './unit-bits.ts'
-
-const masksFor = async (statements: Statements, runs: readonly UnitRun[]): Promise<[blockIds: BlockId[], masks: string[]]> => {
-  const rows = await statements.query<{ block_id: BlockId; unit_count: number }>(
-    `SELECT block_id, unit_count FROM key_block WHERE block_id = ANY($1::uuid[])`,
-    [runs.map((run) => run.blockId)],
-  )
-  const unitCounts = new Map(rows.map((row) => [row.block_id, row.unit_count]))
-  const { blockIds, masks } = masksOf(runs, (blockId) => unitCounts.get(blockId) ?? 0)
-  return [blockIds, masks]
-}
+import type { BlockState } from './key-states.ts'
+import { appendAudit, masksIn } from './prisma-blocks.ts'
+import { unitsIn } from './unit-bits.ts'
 
 const countUnits = (runs: readonly UnitRun[]): number => runs.reduce((sum, run) => sum + run.units.length, 0)
 
@@ -31,7 +22,7 @@ export const lendMethods = ({ database }: { database: Database }): LendMethods =
 
   lend: (peerKmeId, loanId, runs) =>
     database.transaction(async (statements) => {
-      const [blockIds, masks] = await masksFor(statements, runs)
+      const { blockIds, masks } = await masksIn(statements, runs)
       await statements.query(
         `WITH lent AS (
            UPDATE key_block b SET mine = b.mine & ~m.mask
@@ -70,21 +61,26 @@ export const lendMethods = ({ database }: { database: Database }): LendMethods =
          WHERE loan_id = $1 AND peer_kme_id = $2 AND role = 'borrower' AND state = 'OPEN' RETURNING 1`,
         [loanId, peerKmeId, JSON.stringify(runs)],
       )
-      if (open.length === 0) return false
-      const [blockIds, masks] = await masksFor(statements, runs)
-      await statements.query(
-        `WITH borrowed AS (
-           UPDATE key_block b SET mine = b.mine | m.mask
-           FROM unnest($1::uuid[], $2::text[]::varbit[]) AS m(block_id, mask)
-           WHERE b.block_id = m.block_id AND b.state = 'AVAILABLE' AND b.peer_kme_id = $3
-             AND bit_count(b.taken & m.mask) = 0 AND bit_count(b.mine & m.mask) = 0 RETURNING 1
-         )
-         SELECT must((SELECT count(*) FROM borrowed) = cardinality($1::uuid[]), 'borrow')`,
+      if (open.length === 0) return undefined
+      const { blockIds, masks } = await masksIn(statements, runs)
+      // What cannot be used here, because its block is gone or the unit is taken, stays nobody's: it is never issued.
+      const rows = await statements.query<{ block_id: BlockId; state: BlockState; gained: string }>(
+        `UPDATE key_block b SET mine = b.mine | (m.mask & ~b.taken)
+         FROM unnest($1::uuid[], $2::text[]::varbit[]) AS m(block_id, mask)
+         WHERE b.block_id = m.block_id AND b.state IN ('INGESTED', 'AVAILABLE') AND b.peer_kme_id = $3
+         RETURNING b.block_id, b.state, (m.mask & ~b.taken)::text AS gained`,
         [blockIds, masks, peerKmeId],
       )
+      const gained = rows.map((row) => ({ state: row.state, run: { blockId: row.block_id, units: unitsIn(row.gained) } }))
       await appendAudit(statements, [
-        { event: 'units.borrowed', actor: `kme:${peerKmeId}`, outcome: 'done', subject: { loanId, units: countUnits(runs) } },
+        {
+          event: 'units.borrowed',
+          actor: `kme:${peerKmeId}`,
+          outcome: 'done',
+          subject: { loanId, units: countUnits(gained.map(({ run }) => run)), lent: countUnits(runs) },
+        },
       ])
-      return true
+      // Units of a block that is not released yet are offered with it.
+      return gained.filter(({ state, run }) => state === 'AVAILABLE' && run.units.length > 0).map(({ run }) => run)
     }),
 })

@@ -34,7 +34,7 @@ export interface BlockAgreement {
 const INTERVAL_MS = 500
 /** How long the other end may say it does not know a block before the proposer gives it up. */
 const UNKNOWN_DEADLINE_MS = 30_000
-/** After this time the answering end gives up a block nobody proposed; the proposer has done so long before. */
+/** For so long the other end must be there and not propose a block before the answering end gives the block up. */
 const UNPROPOSED_DEADLINE_MS = 600_000
 const PROPOSALS_AT_ONCE = 16
 
@@ -44,6 +44,8 @@ export const createBlockAgreement = (parts: AgreeBlockParts): BlockAgreement => 
   const { kmeId, linkId, peerKmeId, store, pool, clock, log } = parts
   const proposes = kmeId < peerKmeId
   const unknownSinceMs = new Map<BlockId, number>()
+  /** How long the proposer was there while a block waited for its proposal. */
+  const unproposedMs = new Map<BlockId, number>()
   let pending = true
   let wakeUp = new AbortController()
 
@@ -83,6 +85,18 @@ export const createBlockAgreement = (parts: AgreeBlockParts): BlockAgreement => 
     return true
   }
 
+  /** The answering end: gives up blocks the proposer, though there, never proposes. It knows of no such block. */
+  const tidyUp = async (blocks: readonly PendingBlock[]): Promise<void> => {
+    if (parts.peers.named(peerKmeId)?.available() !== true) return
+    const waiting = new Set(blocks.map((block) => block.blockId))
+    for (const blockId of unproposedMs.keys()) if (!waiting.has(blockId)) unproposedMs.delete(blockId)
+    for (const blockId of waiting) {
+      const ageMs = (unproposedMs.get(blockId) ?? 0) + INTERVAL_MS
+      unproposedMs.set(blockId, ageMs)
+      if (ageMs > UNPROPOSED_DEADLINE_MS) await discard(blockId, 'the other end never proposed it')
+    }
+  }
+
   const proposeAll = async (blocks: readonly PendingBlock[]): Promise<boolean> => {
     let allDone = true
     for (let at = 0; at < blocks.length; at += PROPOSALS_AT_ONCE) {
@@ -107,9 +121,8 @@ export const createBlockAgreement = (parts: AgreeBlockParts): BlockAgreement => 
             if (proposes) {
               if (!(await proposeAll(blocks))) pending = true
             } else {
-              const old = blocks.filter((block) => clock.nowMs() - block.ingestedAtMs > UNPROPOSED_DEADLINE_MS)
-              for (const block of old) await discard(block.blockId, 'the other end never proposed it')
-              pending = blocks.length > old.length
+              await tidyUp(blocks)
+              if (blocks.length > 0) pending = true
             }
           }
         } catch (error) {

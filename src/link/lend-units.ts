@@ -30,6 +30,8 @@ export interface Lending {
 
 /** Asking for more than the moment needs saves the next request a round trip. */
 const LOAN_UNITS_MIN = 128
+/** A larger loan would not fit one answer, however scattered its units are. */
+const LOAN_UNITS_MAX = 4096
 const RESUME_INTERVAL_MS = 2000
 
 export const createLending = (parts: LendUnitsParts): Lending => {
@@ -41,9 +43,10 @@ export const createLending = (parts: LendUnitsParts): Lending => {
     const peer = peers.named(peerKmeId)
     if (peer?.available() !== true) return false
     const runs = await peer.requestLoan(loanId, unitCount)
-    if (!(await store.borrow(peerKmeId, loanId, runs))) return false
-    for (const run of runs) pool.offer({ peerKmeId, mine: run, theirs: 0 })
-    const count = unitCountOf(runs)
+    const gained = await store.borrow(peerKmeId, loanId, runs)
+    if (gained === undefined) return false
+    for (const run of gained) pool.offer({ peerKmeId, mine: run, theirs: 0 })
+    const count = unitCountOf(gained)
     pool.adjustTheirs(peerKmeId, -count)
     log.info({ peerKmeId, units: count }, 'units borrowed')
     return count > 0
@@ -75,14 +78,9 @@ export const createLending = (parts: LendUnitsParts): Lending => {
       const given = await store.loanGiven(peerKmeId, loanId)
       if (given !== undefined) return given
       const spare = Math.max(0, pool.level(peerKmeId).mine - parts.lendFloorUnits)
-      const runs = pool.take(peerKmeId, Math.min(unitCount, spare)) ?? []
-      try {
-        await store.lend(peerKmeId, loanId, runs)
-      } catch (error) {
-        // The outcome may be unknown; stale hints are found out when they are claimed.
-        pool.giveBack(peerKmeId, runs)
-        throw error
-      }
+      // If the hints are stale or the outcome unknown, the units are missing in the pool until it is compared with the store.
+      const runs = pool.take(peerKmeId, Math.min(unitCount, spare, LOAN_UNITS_MAX)) ?? []
+      await store.lend(peerKmeId, loanId, runs)
       pool.adjustTheirs(peerKmeId, unitCountOf(runs))
       return runs
     },
@@ -91,11 +89,19 @@ export const createLending = (parts: LendUnitsParts): Lending => {
         if (unfinished) {
           unfinished = false
           try {
-            for (const { peerKmeId, loanId } of await store.openLoans()) await fetchLoan(peerKmeId, loanId, LOAN_UNITS_MIN)
+            const loans = await store.openLoans()
+            // Each on its own: one that cannot be finished must not hold up the others.
+            const outcomes = await Promise.allSettled(
+              loans.map(({ peerKmeId, loanId }) => fetchLoan(peerKmeId, loanId, LOAN_UNITS_MIN)),
+            )
+            for (const outcome of outcomes) {
+              if (outcome.status === 'rejected')
+                log.warn({ error: outcome.reason as unknown }, 'a loan could not be finished yet')
+            }
             unfinished = (await store.openLoans()).length > 0
           } catch (error) {
             unfinished = true
-            log.debug({ error }, 'open loans could not be finished yet')
+            log.warn({ error }, 'open loans could not be read; trying again')
           }
         }
         await clock.sleep(RESUME_INTERVAL_MS, signal)

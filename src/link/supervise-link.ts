@@ -118,10 +118,9 @@ export const superviseLink = (parts: SuperviseLinkParts): SupervisedLink => {
     })
     // Only what is stored durably is acknowledged: until then the device keeps it.
     block.acknowledge()
-    if (outcome === 'stored') {
-      unitsPending += units
-      agreement.wake()
-    }
+    if (outcome === 'stored') unitsPending += units
+    // A block sent again may be one whose storing was not answered.
+    agreement.wake()
   }
 
   const pull = async (signal: AbortSignal): Promise<void> => {

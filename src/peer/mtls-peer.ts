@@ -16,6 +16,8 @@ import {
   type BlockProposal,
   type PeerKme,
   type PeerStatus,
+  type Retirement,
+  type RetirementAnswer,
 } from './peer.ts'
 import {
   CALLS_PER_REQUEST_MAX,
@@ -26,6 +28,7 @@ import {
   readBlockAnswers,
   readHello,
   readLoanAnswer,
+  readRetirementAnswers,
   writeOffer,
   writeProposal,
 } from './wire.ts'
@@ -174,6 +177,7 @@ export const createMtlsPeer = (options: MtlsPeerOptions): MtlsPeer => {
     available: () => breaker.isClosed(),
     assign: together<AssignmentOffer, AssignmentAnswer>(peerPaths.assignments, writeOffer, readAssignmentAnswers),
     abort: together<AssignmentId, AbortAnswer>(peerPaths.aborts, (aid) => ({ aid }), readAbortAnswers),
+    retire: together<Retirement, RetirementAnswer>(peerPaths.retirements, (retirement) => retirement, readRetirementAnswers),
     confirmBlock: together<BlockProposal, BlockAnswer>(peerPaths.blocks, writeProposal, readBlockAnswers),
     requestLoan: (loanId, unitCount) => call(peerPaths.loans, { loanId, unitCount }, readLoanAnswer),
     status: () => ({

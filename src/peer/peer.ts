@@ -18,6 +18,14 @@ export type AssignmentAnswer =
 /** `failed`: nothing is decided, ask again. */
 export type AbortAnswer = 'voided' | 'released' | 'failed'
 
+/** Units of a burnt assignment: this KME issues them and never will. */
+export interface Retirement {
+  readonly aid: AssignmentId
+  readonly units: readonly UnitRun[]
+}
+
+export type RetirementAnswer = 'retired' | 'failed'
+
 export interface BlockProposal {
   readonly linkId: LinkId
   readonly blockId: BlockId
@@ -44,6 +52,8 @@ export interface PeerKme {
   available(): boolean
   assign(offer: AssignmentOffer): Promise<AssignmentAnswer>
   abort(aid: AssignmentId): Promise<AbortAnswer>
+  /** Tells the peer that nobody will ever need these units. */
+  retire(retirement: Retirement): Promise<RetirementAnswer>
   confirmBlock(proposal: BlockProposal): Promise<BlockAnswer>
   /** Asks the peer to lend up to `unitCount` units; repeating a loan ID is safe. */
   requestLoan(loanId: string, unitCount: number): Promise<readonly UnitRun[]>

@@ -13,7 +13,15 @@ import {
   type SaeId,
 } from '../kernel/identifiers.ts'
 import type { UnitRun } from '../key-store/key-store.ts'
-import type { AbortAnswer, AssignmentAnswer, AssignmentOffer, BlockAnswer, BlockProposal } from './peer.ts'
+import type {
+  AbortAnswer,
+  AssignmentAnswer,
+  AssignmentOffer,
+  BlockAnswer,
+  BlockProposal,
+  Retirement,
+  RetirementAnswer,
+} from './peer.ts'
 
 export const PEER_PROTOCOL = 1
 
@@ -21,6 +29,7 @@ export const peerPaths = {
   hello: '/kme/v1/hello',
   assignments: '/kme/v1/assignments',
   aborts: '/kme/v1/aborts',
+  retirements: '/kme/v1/retirements',
   blocks: '/kme/v1/blocks',
   loans: '/kme/v1/loans',
 } as const
@@ -28,7 +37,8 @@ export const peerPaths = {
 /** Most calls of one kind that travel in one request. */
 export const CALLS_PER_REQUEST_MAX = 64
 const KEYS_PER_ASSIGNMENT_MAX = 1024
-const UNITS_PER_ASSIGNMENT_MAX = 65_536
+/** Most units that one assignment, loan or retirement names. */
+export const UNITS_PER_ASSIGNMENT_MAX = 65_536
 const SLAVES_MAX = 65
 const TAG_BYTES = 32
 
@@ -82,7 +92,7 @@ const tag = (value: unknown): Buffer => {
 
 const readRuns = (value: unknown): UnitRun[] => {
   let units = 0
-  return list(value, 0, KEYS_PER_ASSIGNMENT_MAX).map((entry) => {
+  return list(value, 0, UNITS_PER_ASSIGNMENT_MAX).map((entry) => {
     const run = members(entry)
     const indexes = list(run['units'], 1, UNITS_PER_ASSIGNMENT_MAX)
     if ((units += indexes.length) > UNITS_PER_ASSIGNMENT_MAX) throw new BadRequest()
@@ -129,6 +139,12 @@ export const readOffers = (body: unknown): (AssignmentOffer | undefined)[] => re
 export const readAborts = (body: unknown): AssignmentId[] =>
   list(members(body)['calls'], 1, CALLS_PER_REQUEST_MAX).map((call) => id<AssignmentId>(members(call)['aid'], parseAssignmentId))
 
+export const readRetirements = (body: unknown): Retirement[] =>
+  list(members(body)['calls'], 1, CALLS_PER_REQUEST_MAX).map((call) => {
+    const retirement = members(call)
+    return { aid: id<AssignmentId>(retirement['aid'], parseAssignmentId), units: readRuns(retirement['units']) }
+  })
+
 export const writeProposal = ({ linkId, blockId, tag: bytes }: BlockProposal): object => ({
   linkId,
   blockId,
@@ -147,7 +163,7 @@ export const readProposals = (body: unknown): BlockProposal[] =>
 
 export const readLoanRequest = (body: unknown): LoanRequest => {
   const loan = members(body)
-  return { loanId: id(loan['loanId'], parseAssignmentId), unitCount: integer(loan['unitCount'], 1, 100_000) }
+  return { loanId: id(loan['loanId'], parseAssignmentId), unitCount: integer(loan['unitCount'], 1, UNITS_PER_ASSIGNMENT_MAX) }
 }
 
 export const writeAssignmentAnswer = (answer: AssignmentAnswer): object =>
@@ -162,6 +178,7 @@ const readAnswers = <T>(body: unknown, count: number, read: (answer: Members) =>
 
 const REFUSALS = new Set([
   'units-unavailable',
+  'block-pending',
   'different',
   'aid-voided',
   'aid-in-use',
@@ -183,6 +200,13 @@ export const readAbortAnswers = (body: unknown, count: number): AbortAnswer[] =>
   readAnswers(body, count, (answer) => {
     const outcome = answer['outcome']
     if (outcome !== 'voided' && outcome !== 'released' && outcome !== 'failed') throw new BadRequest()
+    return outcome
+  })
+
+export const readRetirementAnswers = (body: unknown, count: number): RetirementAnswer[] =>
+  readAnswers(body, count, (answer) => {
+    const outcome = answer['outcome']
+    if (outcome !== 'retired' && outcome !== 'failed') throw new BadRequest()
     return outcome
   })
 

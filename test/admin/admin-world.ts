@@ -80,6 +80,7 @@ const fakePeer = (status: PeerStatus | undefined): PeerKme | undefined => {
       kmeId: status.kmeId,
       available: () => status.available,
       assign: uncalled,
+      retire: () => Promise.reject(new Error('not asked')),
       abort: uncalled,
       confirmBlock: uncalled,
       requestLoan: uncalled,

@@ -296,8 +296,10 @@ describe('a loan', () => {
     const first = await borrow(loanId, 8)
     expect(first.flatMap((run) => run.units)).toHaveLength(8)
     expect(await test.costsNothing(() => borrow(loanId, 100))).toEqual(first)
-    await borrow(randomUUID(), 100_000)
-    expect(await borrow(randomUUID(), 100_000)).toEqual([])
+    // A loan has a largest size; asking on and on ends at the floor.
+    let lent = 0
+    do lent = (await borrow(randomUUID(), 60_000)).length
+    while (lent > 0)
     const stillMine = await draw(test.alice, 'bob', { number: 32 })
     expect(keysOf(await fetchKeys(test.bob, 'alice', stillMine))).toHaveLength(32)
   })

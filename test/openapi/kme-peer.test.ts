@@ -33,10 +33,15 @@ describe('the peer API', () => {
     ask(peerPaths.aborts, { calls: [{ aid: UUID }] })
     ask(peerPaths.blocks, { calls: [writeProposal({ linkId: parseLinkId('a-b')!, blockId: parseBlockId(UUID)!, tag })] })
     ask(peerPaths.loans, { loanId: UUID, unitCount: 64 })
+    ask(peerPaths.retirements, { calls: [{ aid: UUID, units: offer.assignment.units }] })
+    answer(peerPaths.aborts, { answers: [{ outcome: 'voided' }, { outcome: 'failed' }] })
+    answer(peerPaths.retirements, { answers: [{ outcome: 'retired' }, { outcome: 'failed' }] })
     answer(peerPaths.assignments, {
       answers: [
         writeAssignmentAnswer({ outcome: 'held', confirmation: tag }),
         writeAssignmentAnswer({ outcome: 'refused', reason: 'pair-not-permitted' }),
+        writeAssignmentAnswer({ outcome: 'refused', reason: 'block-pending' }),
+        writeAssignmentAnswer({ outcome: 'failed' }),
       ],
     })
     answer(peerPaths.blocks, {
