@@ -13,6 +13,8 @@ export interface CertificateFacts {
   readonly subjectCommonNames: readonly string[]
   /** Lower-case hexadecimal. */
   readonly serialNumber: string
+  /** The authority's distinguished name as node:crypto writes it, one attribute per line. */
+  readonly issuer: string
   /** SHA-256 of the certificate as `AA:BB:...`, the way OpenSSL and Node print it. */
   readonly fingerprint256: string
   readonly notBeforeMs: number
@@ -51,6 +53,7 @@ export const readCertificateFacts = (certificate: X509Certificate): CertificateF
     sanUris,
     subjectCommonNames: readCommonNames(certificate),
     serialNumber: certificate.serialNumber.toLowerCase(),
+    issuer: certificate.issuer,
     fingerprint256: certificate.fingerprint256,
     notBeforeMs: Date.parse(certificate.validFrom),
     notAfterMs: Date.parse(certificate.validTo),

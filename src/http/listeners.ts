@@ -12,11 +12,13 @@ import { createSecureContext } from 'node:tls'
 import type { SecureContextOptions, TLSSocket } from 'node:tls'
 import type { Clock } from '../kernel/clock.ts'
 import { BadRequest, Unavailable } from '../kernel/errors.ts'
+import type { KmeError } from '../kernel/errors.ts'
 import type { Logger } from '../kernel/log.ts'
 import { certificateFactsOf } from './client-identity.ts'
 import type { CertificateFacts } from './client-identity.ts'
 import { rawBadRequest, sendError } from './error-response.ts'
 import { isAdmissible } from './request-admission.ts'
+import type { RequestLog } from './request-log.ts'
 
 export interface TlsMaterial {
   /** The leaf first, then its chain. */
@@ -24,8 +26,8 @@ export interface TlsMaterial {
   readonly privateKeyPem: string
   /** The authorities whose client certificates are accepted; needed when client certificates are required. */
   readonly caPem?: string
-  /** When given, every authority in a client's chain must have a current list in it. */
-  readonly crlPem?: string
+  /** Revocation lists, one in each entry. When given, every authority in a client's chain must have a current list among them. */
+  readonly crlPems?: readonly string[]
 }
 
 export interface ListenerLimits {
@@ -73,6 +75,8 @@ export interface ListenerOptions {
   readonly clientCertificate: 'required' | 'none'
   readonly minVersion?: 'TLSv1.3' | 'TLSv1.2'
   readonly app: (req: IncomingMessage, res: ServerResponse) => void
+  /** Told of the requests that the listener answers itself and the application never sees. */
+  readonly refused?: RequestLog
   /** Those left out have their default. */
   readonly limits?: Partial<ListenerLimits>
   readonly log: Logger
@@ -185,15 +189,14 @@ export const startListener = async (options: ListenerOptions): Promise<Listener>
       if (stopping && running.size === 0) socket.destroySoon()
     })
     if (stopping || clock.monotonicMs() - connection.openedAtMs > limits.maxSocketAgeMs) res.shouldKeepAlive = false
-    if (!isAdmissible(req, limits)) {
-      sendError(res, new BadRequest(), style, { close: true })
-      return false
-    }
-    if (running.size > limits.maxRequestsInFlightPerSocket) {
-      sendError(res, new Unavailable(), style, { close: true })
-      return false
-    }
+    if (!isAdmissible(req, limits)) return refuse(req, res, new BadRequest())
+    if (running.size > limits.maxRequestsInFlightPerSocket) return refuse(req, res, new Unavailable())
     return true
+  }
+  const refuse = (req: IncomingMessage, res: ServerResponse, error: KmeError): false => {
+    options.refused?.watch(req, res)
+    sendError(res, error, style, { close: true })
+    return false
   }
 
   server.on('request', (req, res) => {
@@ -205,7 +208,7 @@ export const startListener = async (options: ListenerOptions): Promise<Listener>
     options.app(req, res)
   })
   server.on('checkExpectation', (req: IncomingMessage, res: ServerResponse) => {
-    if (admit(req, res)) sendError(res, new BadRequest(), style, { close: true })
+    if (admit(req, res)) refuse(req, res, new BadRequest())
   })
 
   // Also called for failed handshakes, which get no answer: there is nobody to answer yet.
@@ -278,7 +281,7 @@ const secureContext = (options: ListenerOptions, material: TlsMaterial): SecureC
     cert: material.certificatePem,
     key: material.privateKeyPem,
     ...(material.caPem && { ca: material.caPem }),
-    ...(material.crlPem && { crl: material.crlPem }),
+    ...(material.crlPems && { crl: [...material.crlPems] }),
     minVersion: options.minVersion ?? 'TLSv1.3',
     maxVersion: 'TLSv1.3',
     ciphers: CIPHERS,

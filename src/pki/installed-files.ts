@@ -17,14 +17,18 @@ export interface TlsFileContents {
   readonly certificatePem: string
   readonly privateKeyPem: string
   readonly caPem?: string
-  readonly crlPem?: string
+  /** The revocation lists, one in each entry: TLS reads only the first of a text. */
+  readonly crlPems?: readonly string[]
 }
 
 export interface InstalledFiles {
   current(): TlsFileContents
-  /** Whether a serial number (lower-case hex) is on the revocation list. */
-  isRevoked(serial: string): boolean
-  /** When the list runs out, milliseconds since 1970. */
+  /** Whether a certificate is on a revocation list of its authority. Where the authority is not given, or no list bears its name,
+   *  every list counts.
+   *  @param serial lower-case hex.
+   *  @param issuer as node:crypto writes distinguished names. */
+  isRevoked(serial: string, issuer?: string): boolean
+  /** When the first of the lists runs out, milliseconds since 1970. */
   revocationListNextUpdateMs(): number | undefined
   /** Looks for changed files until `signal` aborts. What `onChange` refuses by throwing is reported and not used. */
   watch(onChange: (contents: TlsFileContents) => void, signal: AbortSignal): Promise<void>
@@ -46,15 +50,15 @@ export const openInstalledFiles = (names: TlsFileNames, parts: { clock: Clock; l
     }
   }
   const load = () => {
-    const crlPem = names.crl === undefined ? undefined : read(names.crl)
+    const crlPems = names.crl === undefined ? undefined : splitLists(read(names.crl), names.crl)
     return {
       contents: {
         certificatePem: read(names.certificate),
         privateKeyPem: read(names.privateKey),
         ...(names.ca !== undefined && { caPem: read(names.ca) }),
-        ...(crlPem !== undefined && { crlPem }),
+        ...(crlPems !== undefined && { crlPems }),
       } as TlsFileContents,
-      revocations: crlPem === undefined ? undefined : readRevocations(crlPem),
+      revocations: (crlPems ?? []).map(readRevocations),
     }
   }
   /** Changes whenever one of the files is written or replaced. */
@@ -70,21 +74,28 @@ export const openInstalledFiles = (names: TlsFileNames, parts: { clock: Clock; l
   let version = versionOf()
   let warnedDay = -1
 
+  const nextUpdateMs = (): number | undefined =>
+    installed.revocations.length === 0 ? undefined : Math.min(...installed.revocations.map((list) => list.nextUpdateMs))
+
   const warnOfExpiry = (): void => {
-    const leftMs = (installed.revocations?.nextUpdateMs ?? Infinity) - clock.nowMs()
+    const leftMs = (nextUpdateMs() ?? Infinity) - clock.nowMs()
     const today = Math.floor(clock.nowMs() / DAY_MS)
     if (leftMs > DAY_MS || warnedDay === today) return
     warnedDay = today
     log.error(
       { crl: names.crl, hoursLeft: Math.floor(leftMs / 3_600_000) },
-      'the revocation list runs out and then every client is refused; sign a new one with "kme pki refresh-crl"',
+      'a revocation list runs out and then every client of its authority is refused; sign a new one with "kme pki refresh-crl"',
     )
   }
 
   return {
     current: () => installed.contents,
-    isRevoked: (serial) => installed.revocations?.revokedSerials.has(serial) === true,
-    revocationListNextUpdateMs: () => installed.revocations?.nextUpdateMs,
+    isRevoked: (serial, issuer) => {
+      const name = issuer?.replaceAll('\n', ', ')
+      const ofIssuer = installed.revocations.filter((list) => list.issuer === name)
+      return (ofIssuer.length > 0 ? ofIssuer : installed.revocations).some(({ revokedSerials }) => revokedSerials.has(serial))
+    },
+    revocationListNextUpdateMs: nextUpdateMs,
     watch: async (onChange, signal) => {
       while (!signal.aborted) {
         warnOfExpiry()
@@ -110,4 +121,11 @@ export const openInstalledFiles = (names: TlsFileNames, parts: { clock: Clock; l
       }
     },
   }
+}
+
+/** @throws Error when the text holds no list. */
+const splitLists = (text: string, file: string): string[] => {
+  const lists = text.match(/-----BEGIN X509 CRL-----[^]*?-----END X509 CRL-----/g)
+  if (lists === null) throw new Error(`the file ${file} holds no revocation list (X509 CRL in PEM)`)
+  return lists
 }

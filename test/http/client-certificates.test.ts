@@ -196,7 +196,7 @@ describe('revocation', () => {
       certificatePem: test.server.certificatePem,
       privateKeyPem: test.server.privateKeyPem,
       caPem: authority.certificatePem,
-      crlPem: await makeRevocationList(authority, [mallory]),
+      crlPems: [await makeRevocationList(authority, [mallory])],
     })
     expect(await sendRaw(test, STATUS, { client: mallory })).toMatchObject({ statuses: [], closed: true })
     expect(await sendRaw(test, STATUS, { answers: 1 })).toMatchObject({ statuses: [200] })
@@ -209,7 +209,7 @@ describe('revocation', () => {
       certificatePem: test.server.certificatePem,
       privateKeyPem: test.server.privateKeyPem,
       caPem: test.authority.certificatePem,
-      crlPem: await makeRevocationList(test.authority, [], new Date(Date.now() - HOUR_MS)),
+      crlPems: [await makeRevocationList(test.authority, [], new Date(Date.now() - HOUR_MS))],
     })
     expect(await sendRaw(test, STATUS)).toMatchObject({ statuses: [], closed: true })
     await test.listener.stop(0)

@@ -5,11 +5,12 @@ import { describe, expect, it } from '@jest/globals'
 import type { Express } from 'express'
 import { only } from '../../src/http/api-app.ts'
 import { startListener } from '../../src/http/listeners.ts'
+import { createRequestLog } from '../../src/http/request-log.ts'
 import { systemClock } from '../../src/kernel/clock.ts'
 import type { Clock } from '../../src/kernel/clock.ts'
 import { makeAuthority, makeSae, makeServerLeaf } from './test-certificates.ts'
 import { K, openSocket, recordingLogger, request, sendRaw, startTestListener } from './test-listener.ts'
-import type { TestListener } from './test-listener.ts'
+import type { LogLine, TestListener } from './test-listener.ts'
 
 const STATUS = `GET ${K}sae-2/status HTTP/1.1\r\nHost: kme\r\n\r\n`
 const SLOW = `GET ${K}sae-2/slow HTTP/1.1\r\nHost: kme\r\n\r\n`
@@ -95,8 +96,12 @@ describe('a stop', () => {
     await new Promise((resolve) => silent.once('connect', resolve))
     silent.on('error', () => undefined)
     const closed = new Promise((resolve) => silent.resume().once('close', resolve))
+    const beganMs = systemClock.monotonicMs()
     await test.listener.stop(20)
+    // Before the handshake timeout of 5 s would have ended it.
+    expect(systemClock.monotonicMs() - beganMs).toBeLessThan(3_000)
     await closed
+    expect(silent.destroyed).toBe(true)
   })
 })
 
@@ -147,6 +152,38 @@ describe('new TLS material', () => {
     )
     const open = await startListener({ ...options, name: 'admin', tls, clientCertificate: 'none' })
     await open.stop(0)
+  })
+})
+
+describe('a request that the listener refuses itself', () => {
+  const HEAD = `GET ${K}sae-2/status`
+  it.each([
+    ['announces too long a body', `${HEAD} HTTP/1.1\r\nHost: kme\r\nContent-Length: 99999999\r\n\r\n`],
+    ['has a header twice', `${HEAD} HTTP/1.1\r\nHost: kme\r\nHost: kme\r\n\r\n`],
+    ['is HTTP/1.0', `${HEAD} HTTP/1.0\r\nHost: kme\r\n\r\n`],
+    ['expects what nobody knows', `${HEAD} HTTP/1.1\r\nHost: kme\r\nExpect: gold\r\n\r\n`],
+  ])('because it %s is logged', async (_why, bytes) => {
+    const lines: LogLine[] = []
+    const refused = createRequestLog({ listener: 'sae', log: recordingLogger(lines), clock: systemClock })
+    const test = await startTestListener({ listener: { refused } })
+    expect(await sendRaw(test, bytes)).toMatchObject({ statuses: [400], closed: true })
+    await test.listener.stop(0)
+    expect(lines.map((line) => line.fields)).toMatchObject([{ listener: 'sae', method: 'GET', status: 400, answered: true }])
+    expect(lines[0]?.fields).toMatchObject({ who: undefined, route: undefined })
+  })
+
+  it('because too many of its connection are running is logged, and those that run are not', async () => {
+    const lines: LogLine[] = []
+    const refused = createRequestLog({ listener: 'sae', log: recordingLogger(lines), clock: systemClock })
+    const test = await startTestListener({ listener: { refused, limits: { maxRequestsInFlightPerSocket: 1 } } })
+    const socket = await openSocket(test)
+    const end = readToEnd(socket)
+    socket.write(SLOW.repeat(2))
+    await test.slowStarted
+    test.releaseSlow()
+    await end
+    await test.listener.stop(0)
+    expect(lines.map((line) => line.fields['status'])).toEqual([503])
   })
 })
 
@@ -204,7 +241,10 @@ describe('a limit', () => {
     const test = await startTestListener({ listener: { limits: { handshakeTimeoutMs: 50 } } })
     const silent = connectTcp(test.listener.port, '127.0.0.1')
     silent.on('error', () => undefined)
+    const beganMs = systemClock.monotonicMs()
     await new Promise((resolve) => silent.resume().once('close', resolve))
+    expect(systemClock.monotonicMs() - beganMs).toBeLessThan(3_000)
+    expect(test.log).toContainEqual(expect.objectContaining({ message: 'failed handshake' }))
     await test.listener.stop(0)
   })
 })

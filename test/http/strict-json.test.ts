@@ -20,15 +20,11 @@ const isPlain = (value: unknown): boolean => {
 describe('strict JSON', () => {
   it('reads every plain value as JSON.parse does', () => {
     fc.assert(
-      fc.property(
-        fc.jsonValue({ maxDepth: 6, noUnicodeString: false }),
-        fc.constantFrom(0, 2),
-        (value, indent) => {
-          fc.pre(isPlain(value))
-          const text = JSON.stringify(value, null, indent)
-          expect(parse(text)).toEqual(JSON.parse(text))
-        },
-      ),
+      fc.property(fc.jsonValue({ maxDepth: 6, noUnicodeString: false }), fc.constantFrom(0, 2), (value, indent) => {
+        fc.pre(isPlain(value))
+        const text = JSON.stringify(value, null, indent)
+        expect(parse(text)).toEqual(JSON.parse(text))
+      }),
       { numRuns: 500 },
     )
   })

@@ -34,7 +34,7 @@ export interface LeafOptions {
 let serial = 0x10
 
 export const makeAuthority = async (subject = 'CN=Test CA'): Promise<Identity> => {
-  const keys = (await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify']))
+  const keys = await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify'])
   const certificate = await x509.X509CertificateGenerator.createSelfSigned({
     serialNumber: (serial++).toString(16),
     name: subject,
@@ -52,7 +52,7 @@ export const makeAuthority = async (subject = 'CN=Test CA'): Promise<Identity> =
 }
 
 export const makeLeaf = async (issuer: Identity | 'self', options: LeafOptions): Promise<Identity> => {
-  const keys = (await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify']))
+  const keys = await webcrypto.subtle.generateKey(algorithm, true, ['sign', 'verify'])
   const names: x509.JsonGeneralNames = [
     ...(options.uris ?? []).map((value) => ({ type: 'url' as const, value })),
     ...(options.dns ?? []).map((value) => ({ type: 'dns' as const, value })),
