@@ -15,7 +15,13 @@ const findBundledNode = () => {
   const windows = process.platform === 'win32'
   const candidates = [
     join(root, 'node_modules', '.bin', 'node'),
-    join(root, 'node_modules', `node-${windows ? 'win' : process.platform}-${process.arch}`, 'bin', windows ? 'node.exe' : 'node'),
+    join(
+      root,
+      'node_modules',
+      `node-${windows ? 'win' : process.platform}-${process.arch}`,
+      'bin',
+      windows ? 'node.exe' : 'node',
+    ),
   ]
   return candidates.slice(windows ? 1 : 0).find((path) => existsSync(path))
 }

@@ -1,4 +1,5 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals'
+import { systemClock } from '../../src/kernel/clock.ts'
 import { expectBalanced } from '../network/ledger.ts'
 import {
   eventually,
@@ -12,6 +13,8 @@ import {
 } from '../network/network.ts'
 
 const KILLS = 20
+// A client whose request failed asks again after this. No result is waited for with it.
+const RETRY_PAUSE_MS = 20
 
 describe('KME processes that are killed', () => {
   let network: Network
@@ -50,10 +53,10 @@ describe('KME processes that are killed', () => {
           const answer = await master.post('/api/v1/keys/bob/enc_keys', { number: 1 + (answers % 3) })
           answers += 1
           if (answer.status === 200) received.push(...keysOf(answer))
-          else await new Promise((resolve) => setTimeout(resolve, 20))
+          else await systemClock.sleep(RETRY_PAUSE_MS)
         } catch {
           // The KME is dead or was killed under this request: what it would have answered counts as unknown.
-          await new Promise((resolve) => setTimeout(resolve, 20))
+          await systemClock.sleep(RETRY_PAUSE_MS)
         }
       }
     }
@@ -97,7 +100,7 @@ describe('KME processes that are killed', () => {
         if (answer.status === 200) received.push(...keysOf(answer))
         else {
           expect(answer.status).toBe(503)
-          await new Promise((resolve) => setTimeout(resolve, 20))
+          await systemClock.sleep(RETRY_PAUSE_MS)
         }
       }
     }

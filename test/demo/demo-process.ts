@@ -4,13 +4,12 @@ import { once } from 'node:events'
 import { existsSync, mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import type { IncomingHttpHeaders } from 'node:http'
 import { request as httpsRequest } from 'node:https'
-import { randomInt } from 'node:crypto'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { requireFreePorts } from '../../src/demo/free-ports.ts'
-import { portsOf } from '../../src/demo/layout.ts'
+import { allPorts, portsOf } from '../../src/demo/layout.ts'
 import { systemClock } from '../../src/kernel/clock.ts'
+import { freePorts } from '../setup/free-port.ts'
 
 const KME = fileURLToPath(new URL('../../src/cli/kme.ts', import.meta.url))
 
@@ -34,15 +33,8 @@ export interface Place {
 /** A new directory and a base port whose ports are all free now. */
 export const makePlace = async (): Promise<Place> => {
   const directory = mkdtempSync(join(tmpdir(), 'openkme-demo-'))
-  for (;;) {
-    // Below the ports the system hands out by itself.
-    const basePort = randomInt(12_000, 32_000)
-    const free = await requireFreePorts(basePort).then(
-      () => true,
-      () => false,
-    )
-    if (free) return { directory, basePort, remove: () => rmSync(directory, { recursive: true, force: true }) }
-  }
+  const basePort = await freePorts(allPorts(0))
+  return { directory, basePort, remove: () => rmSync(directory, { recursive: true, force: true }) }
 }
 
 export interface RunningDemo {
@@ -56,7 +48,8 @@ export interface RunningDemo {
 /** Starts `kme demo` with arguments. Does not wait. */
 export const spawnDemo = ({ directory, basePort }: Omit<Place, 'remove'>, ...args: string[]): RunningDemo => {
   const child = spawn(process.execPath, [KME, 'demo', ...args], {
-    env: { ...process.env, KME_DEMO_DIR: directory, KME_DEMO_PORT: String(basePort) },
+    // As npm runs it, which makes the demo watch its parent.
+    env: { ...process.env, npm_lifecycle_event: 'start', KME_DEMO_DIR: directory, KME_DEMO_PORT: String(basePort) },
     stdio: ['ignore', 'pipe', 'pipe'],
   })
   let text = ''
@@ -76,14 +69,22 @@ export const spawnDemo = ({ directory, basePort }: Omit<Place, 'remove'>, ...arg
   }
 }
 
+const FINISH_DEADLINE_MS = 30_000
+
 /** Runs `kme demo` with arguments to its end.
- *  @returns exit status and all it printed. */
+ *  @returns exit status and all it printed.
+ *  @throws Error when it does not end by itself. */
 export const finishDemo = async (
   place: Omit<Place, 'remove'>,
   ...args: string[]
 ): Promise<{ status: number | null; text: string }> => {
   const demo = spawnDemo(place, ...args)
-  await once(demo.process, 'close')
+  let closed = false
+  demo.process.once('close', () => (closed = true))
+  await eventually('the demo ends', () => closed, FINISH_DEADLINE_MS).catch(async (error: unknown) => {
+    await demo.stop('SIGKILL')
+    throw new Error(`kme demo ${args.join(' ')} printed: ${demo.printed()}`, { cause: error })
+  })
   return { status: demo.process.exitCode, text: demo.printed() }
 }
 

@@ -5,7 +5,6 @@ import { generateKeyPairSync } from 'node:crypto'
 import { once } from 'node:events'
 import { mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { Agent, request as httpsRequest } from 'node:https'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import pg from 'pg'
@@ -21,6 +20,7 @@ import { systemRandom } from '../../src/kernel/random.ts'
 import { SecretBytes } from '../../src/kernel/secret-bytes.ts'
 import { createAuthorities } from '../../src/pki/authorities.ts'
 import type { CertificateAuthorities } from '../../src/pki/pki.ts'
+import { freePort } from '../setup/free-port.ts'
 import { createTestDatabase, type TestDatabase } from '../setup/test-database.ts'
 
 export type KmeName = 'kme-a' | 'kme-b'
@@ -73,25 +73,6 @@ const PARTNERS: Record<string, string[]> = {
   bert: ['alice', 'anna', 'bob'],
   mallory: [],
   carol: [],
-}
-
-// Below the range the system takes ports of outgoing connections from, and another part of it for each of jest's workers:
-// nobody else takes a port between this look and its use.
-const PORTS_PER_WORKER = 3000
-const firstPort = 20_000 + (Number(process.env['JEST_WORKER_ID'] ?? 1) - 1) * PORTS_PER_WORKER
-let nextPort = Math.floor(Math.random() * PORTS_PER_WORKER)
-
-/** A port nobody listens at. */
-export const freePort = async (): Promise<number> => {
-  for (;;) {
-    const port = firstPort + (nextPort++ % PORTS_PER_WORKER)
-    const isFree = await new Promise<boolean>((resolve) => {
-      const server = createServer()
-      server.once('error', () => resolve(false))
-      server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)))
-    })
-    if (isFree) return port
-  }
 }
 
 /** Calls until it returns something true. @throws Error after the deadline. */
