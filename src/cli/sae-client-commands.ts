@@ -2,9 +2,9 @@
  *  that the given certificate names. Keys go to a file of mode 0600, and to the screen only on request. */
 import { closeSync, fsyncSync, openSync, rmSync, writeSync } from 'node:fs'
 import { InvalidArgumentError, type Command } from 'commander'
-import { encodeBase64 } from '../client/base64.ts'
 import { createSaeClient, type GetKeyOptions, type Key, type SaeClient } from '../client/client.ts'
 import { writeKeyContainer } from '../client/key-container.ts'
+import { encodeBase64 } from '../kernel/base64.ts'
 import { environmentOption, need, readNamedFile, table, talk, toJson, wholeNumber, withTalkOptions } from './terminal.ts'
 
 export interface SaeOptions {

@@ -2,7 +2,7 @@
  *  Holds: the KME's certificate is verified, keys never become strings, no request is sent twice. */
 import type { Clock } from '../kernel/clock.ts'
 import { systemClock } from '../kernel/clock.ts'
-import { createAgent, exchange, type Answer, type ExchangeTls } from './exchange.ts'
+import { ANSWER_CUT, createAgent, exchange, type Answer, type ExchangeTls } from './exchange.ts'
 import { readKeyContainer, type Key } from './key-container.ts'
 
 export type { Key } from './key-container.ts'
@@ -162,7 +162,8 @@ const describeFailure = (cause: unknown): string => {
     SELF_SIGNED_CERT_IN_CHAIN: 'its certificate is not from the authority given with --ca or caPem',
     UNABLE_TO_VERIFY_LEAF_SIGNATURE: 'its certificate is not from the authority given with --ca or caPem',
     UNABLE_TO_GET_ISSUER_CERT_LOCALLY: 'its certificate is not from the authority given with --ca or caPem',
-    ECONNRESET: 'it closed the connection; it may not accept the client certificate',
+    ECONNRESET: 'it closed a new connection without an answer; it may not accept the client certificate',
+    [ANSWER_CUT]: 'the connection was cut before the answer was whole; whether the request was carried out is not known',
   }
   // A server's refusal of the client certificate arrives as a TLS alert.
   if (code?.includes('ALERT') === true)

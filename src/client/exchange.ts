@@ -33,7 +33,9 @@ export interface ExchangeRequest {
   readonly body?: object | undefined
 }
 
-const ANSWER_BYTES_MAX = 32 * 1024 * 1024
+export const ANSWER_BYTES_MAX = 32 * 1024 * 1024
+/** Code of an error: the connection was accepted, then cut before the answer was whole. */
+export const ANSWER_CUT = 'ANSWER_CUT'
 /** Hybrid first, so that recorded traffic stays closed to a quantum computer. */
 const KEY_EXCHANGE_GROUPS = 'X25519MLKEM768:X25519:P-256:P-384'
 
@@ -65,7 +67,7 @@ const namesKme = (certificate: PeerCertificate, kmeId: string | undefined): Erro
 }
 
 /** @param deadlineMs covers connecting, waiting and reading.
- *  @throws Error of the socket or of TLS, or one with code `ETIMEDOUT` when the deadline passed. */
+ *  @throws Error of the socket or of TLS, one with code `ETIMEDOUT` when the deadline passed, or one with code `ANSWER_CUT`. */
 export const exchange = async (agent: Agent, sent: ExchangeRequest, clock: Clock, deadlineMs: number): Promise<Answer> => {
   const finished = new AbortController()
   try {
@@ -86,20 +88,30 @@ export const exchange = async (agent: Agent, sent: ExchangeRequest, clock: Clock
         reject(Object.assign(new Error(`no answer within ${deadlineMs} ms`), { code: 'ETIMEDOUT' }))
         outgoing.destroy()
       })
-      outgoing.on('error', reject)
+      const cut = (cause: Error): void =>
+        reject(Object.assign(new Error('the connection was cut before the answer was whole', { cause }), { code: ANSWER_CUT }))
+      outgoing.on('error', (error: NodeJS.ErrnoException) => {
+        // A connection that was used before has had its certificates accepted.
+        if (outgoing.reusedSocket && error.code === 'ECONNRESET') cut(error)
+        else reject(error)
+      })
       outgoing.on('response', (response) => {
         const chunks: Buffer[] = []
         let length = 0
         response.on('data', (chunk: Buffer) => {
           chunks.push(chunk)
           length += chunk.length
-          if (length > ANSWER_BYTES_MAX) outgoing.destroy(new Error('the answer is too long'))
+          if (length <= ANSWER_BYTES_MAX) return
+          reject(new Error('the answer is too long'))
+          outgoing.destroy()
         })
-        response.on('error', reject)
-        response.on('end', () => {
-          const whole = Buffer.concat(chunks)
+        response.on('error', cut)
+        response.on('end', () =>
+          resolve({ status: response.statusCode ?? 0, headers: response.headers, body: Buffer.concat(chunks) }),
+        )
+        // Comes last, after whatever end: whole, cut, too long or too late. The chunks may hold keys.
+        response.on('close', () => {
           for (const chunk of chunks) chunk.fill(0)
-          resolve({ status: response.statusCode ?? 0, headers: response.headers, body: whole })
         })
       })
       outgoing.end(body)

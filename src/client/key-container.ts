@@ -1,8 +1,8 @@
 /** Key container (ETSI GS QKD 014, 6.3) read from the bytes of an answer. The base64 of each key is decoded from the buffer and
  *  blanked there before the rest is parsed as JSON, so that key material never becomes a string. */
+import { decodeBase64, encodeBase64 } from '../kernel/base64.ts'
 import { parseKeyId, type KeyId } from '../kernel/identifiers.ts'
 import { SecretBytes } from '../kernel/secret-bytes.ts'
-import { decodeBase64, encodeBase64 } from './base64.ts'
 
 /** One key and the ID both SAEs know it by. The holder wipes the key after use. */
 export interface Key {

@@ -1,7 +1,6 @@
-/** Key containers and base64 from bytes to bytes. */
+/** Key containers from bytes to bytes. */
 import { describe, expect, it } from '@jest/globals'
 import fc from 'fast-check'
-import { decodeBase64, encodeBase64 } from '../../src/client/base64.ts'
 import { readKeyContainer, writeKeyContainer } from '../../src/client/key-container.ts'
 import { SecretBytes } from '../../src/kernel/secret-bytes.ts'
 import { parseKeyId } from '../../src/kernel/identifiers.ts'
@@ -11,22 +10,6 @@ const OTHER_ID = '6f1d2a54-0000-4000-8000-00000000000b'
 
 const read = (text: string): { keyId: string; hex: string }[] | undefined =>
   readKeyContainer(Buffer.from(text))?.map(({ keyId, key }) => ({ keyId, hex: key.use((bytes) => bytes.toString('hex')) }))
-
-describe('base64', () => {
-  it('agrees with Node in both directions', () => {
-    fc.assert(
-      fc.property(fc.uint8Array({ maxLength: 100 }), (bytes) => {
-        const text = Buffer.from(bytes).toString('base64')
-        expect(encodeBase64(bytes).toString('latin1')).toBe(text)
-        expect(decodeBase64(Buffer.from(text))).toEqual(Buffer.from(bytes))
-      }),
-    )
-  })
-
-  it.each(['A', 'AAA', 'AA-_', 'AA A', 'A===', '=AAA', 'AAA\n'])('refuses %j', (text) =>
-    expect(decodeBase64(Buffer.from(text))).toBeUndefined(),
-  )
-})
 
 describe('a key container', () => {
   it('is read whatever its order of members, spacing and extensions', () => {
