@@ -100,7 +100,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       retryWindowS: config.keys.retryWindowS,
       processId: random.uuid(),
     })
-    const saes = createSaeDirectory({ database, audit, clock, log: log.slice('delivery') })
+    const saes = createSaeDirectory({ database, clock, log: log.slice('delivery') })
     await saes.seed(config.saes)
     const pool = createMemoryKeyPool()
     await pool.rebuild(store.availableUnits())

@@ -9,7 +9,7 @@ import { SecretBytes } from '../kernel/secret-bytes.ts'
 import type { AssignmentState } from './key-states.ts'
 import type { FetchedKeys, FetchRequest, KeyStore, UnitRun } from './key-store.ts'
 import { finishUnits, type BlockParts } from './prisma-blocks.ts'
-import { unitCountIn } from './prisma-issue.ts'
+import { unitCountIn } from './prisma-assignment-rows.ts'
 import { joinUnits, unitsPerKey, type MaterialRequest } from './prisma-open-blocks.ts'
 import { masksOf, unitsOfKeys } from './unit-bits.ts'
 

@@ -20,7 +20,7 @@ import {
   materialOf,
   separable,
   unitCountIn,
-} from './prisma-issue.ts'
+} from './prisma-assignment-rows.ts'
 import { masksOf, OverlappingUnits, unitsIn } from './unit-bits.ts'
 
 interface HoldRequest {

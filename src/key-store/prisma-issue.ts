@@ -1,13 +1,23 @@
-/** The issuing KME's side of a key's life: AVAILABLE -> RESERVED -> ISSUED, and the only two ways back. */
+/** The issuing KME's side of a key's life: AVAILABLE -> RESERVED -> ISSUED. */
 import { auditColumns, insertAudit, type AuditEvent } from '../audit/audit.ts'
-import { outcomeUnknown, repeatOnContention, sqlState } from '../database/database.ts'
+import { repeatOnContention, sqlState } from '../database/database.ts'
 import { createBatching } from '../kernel/batching.ts'
 import { Conflict, KeyDataAccess } from '../kernel/errors.ts'
 import type { AssignmentId, BlockId, KeyId, KmeId, SaeId } from '../kernel/identifiers.ts'
 import { assignmentTag } from './commitment.ts'
-import type { ReservationState } from './key-states.ts'
-import type { Assignment, Claim, ClaimRequest, Issue, KeyMaterial, KeyStore, UnitRun } from './key-store.ts'
-import { appendAudit, finishUnits, masksIn, type BlockParts } from './prisma-blocks.ts'
+import type { Claim, ClaimRequest, Issue, KeyMaterial, KeyStore, UnitRun } from './key-store.ts'
+import {
+  assignmentRow,
+  blockIdsOf,
+  insertAssignments,
+  insertKeys,
+  keyColumns,
+  LANES,
+  materialOf,
+  separable,
+  unitCountIn,
+} from './prisma-assignment-rows.ts'
+import { finishUnits } from './prisma-blocks.ts'
 import {
   joinUnits,
   SPANS,
@@ -17,37 +27,19 @@ import {
   type OpenBlocks,
   type SpanRow,
 } from './prisma-open-blocks.ts'
+import type { SettleParts } from './prisma-settle.ts'
 import { masksOf, OverlappingUnits } from './unit-bits.ts'
 
-type IssueMethods = Pick<
-  KeyStore,
-  | 'claim'
-  | 'issue'
-  | 'issueLocally'
-  | 'priorIssue'
-  | 'reopen'
-  | 'markAborting'
-  | 'unsettled'
-  | 'giveBack'
-  | 'burn'
-  | 'forgetBurnt'
->
+type IssueMethods = Pick<KeyStore, 'claim' | 'issue' | 'issueLocally' | 'priorIssue' | 'reopen'>
 
-export interface IssueParts extends BlockParts {
+export interface IssueParts extends SettleParts {
   readonly retryWindowS: number
   /** This process; a reservation of another one that is gone must be settled by whoever finds it. */
   readonly processId: string
 }
 
-/** Batches of one kind under way at once: while one waits for the disk, the next is being prepared. */
-export const LANES = 2
-
 const ROW_COUNT_CHECK = 'KM001'
 const UNIQUE_VIOLATION = '23505'
-
-/** Whether a statement over several requests may be repeated request by request. */
-export const separable = (error: unknown): boolean =>
-  error instanceof OverlappingUnits || error instanceof RangeError || (sqlState(error) !== undefined && !outcomeUnknown(error))
 
 /** The database, or the request itself, said that the units are not free. */
 const isConflict = (error: unknown): boolean =>
@@ -71,21 +63,6 @@ reserved AS (
 )
 SELECT must((SELECT count(*) FROM claimed) = cardinality($1::uuid[]), 'claim'), set_config('synchronous_commit', 'off', true), ${SPANS}`
 
-/** SQL: assignments from one JSON array. */
-const insertAssignments = (parameter: number): string => `
-INSERT INTO assignment (aid, role, peer_kme_id, state, master_sae_id, slave_sae_ids, size_bits, key_count, units, fetched,
-  request_id, expires_at, ended_at)
-SELECT t.aid, t.role, t.peer, 'ISSUED', t.master, t.slaves, t.size_bits, t.key_count, t.units,
-  repeat('0', t.key_count * cardinality(t.slaves))::varbit, t.request_id, now() + t.life_s * interval '1 second',
-  CASE WHEN t.ended THEN now() END
-FROM jsonb_to_recordset($${parameter}::text::jsonb) AS t(aid uuid, role text, peer text, master text, slaves text[], size_bits int,
-  key_count int, units jsonb, request_id uuid, life_s int, ended boolean)`
-
-/** SQL: key IDs of assignments. */
-const insertKeys = (first: number): string => `
-INSERT INTO assigned_key (key_id, aid, position)
-SELECT * FROM unnest($${first}::uuid[], $${first + 1}::uuid[], $${first + 2}::smallint[])`
-
 const ISSUE = `
 WITH gone AS (
   DELETE FROM reservation r USING unnest($1::uuid[]) AS t(aid)
@@ -104,52 +81,6 @@ keys AS (${insertKeys(7)}),
 audited AS (${insertAudit(10)})
 SELECT must((SELECT count(*) FROM claimed) = cardinality($1::uuid[]), 'claim'), ${SPANS}`
 
-export type AssignmentRole = 'issuer' | 'holder' | 'local'
-
-/** One element for insertAssignments(). */
-export const assignmentRow = (
-  role: AssignmentRole,
-  peerKmeId: KmeId,
-  assignment: Assignment,
-  life: { lifeS: number; ended: boolean; requestId?: string | undefined },
-): object => ({
-  aid: assignment.aid,
-  role,
-  peer: peerKmeId,
-  master: assignment.masterSaeId,
-  slaves: assignment.slaveSaeIds,
-  size_bits: assignment.sizeBits,
-  key_count: assignment.keyIds.length,
-  units: assignment.units,
-  request_id: life.requestId ?? null,
-  life_s: life.lifeS,
-  ended: life.ended,
-})
-
-/** Parameters of insertKeys(). */
-export const keyColumns = (assignments: readonly Assignment[]): [keyIds: KeyId[], aids: AssignmentId[], positions: number[]] => [
-  assignments.flatMap((assignment) => assignment.keyIds),
-  assignments.flatMap((assignment) => assignment.keyIds.map(() => assignment.aid)),
-  assignments.flatMap((assignment) => assignment.keyIds.map((_, position) => position)),
-]
-
-export { insertAssignments, insertKeys }
-
-export const materialOf = (assignment: Assignment): MaterialRequest => ({
-  units: assignment.units,
-  sizeBits: assignment.sizeBits,
-  count: assignment.keyIds.length,
-})
-
-/** Units per block of open blocks; a block that did not open has none, so that naming it is refused. */
-export const unitCountIn =
-  (blocks: OpenBlocks) =>
-  (blockId: BlockId): number =>
-    blocks.get(blockId)?.unitCount ?? 0
-
-export const blockIdsOf = (assignments: readonly Assignment[]): BlockId[] =>
-  assignments.flatMap((assignment) => assignment.units.map((run) => run.blockId))
-
 const issuedEvent = ({ peerKmeId, assignment }: Issue): AuditEvent => ({
   event: 'key.issued',
   actor: `sae:${assignment.masterSaeId}`,
@@ -164,10 +95,7 @@ const issuedEvent = ({ peerKmeId, assignment }: Issue): AuditEvent => ({
 })
 
 export const issueMethods = (parts: IssueParts): IssueMethods => {
-  const { database, reader, processId, unitSizeBits } = parts
-  /** Reservations a live request of this process is still working on. */
-  const working = new Set<AssignmentId>()
-
+  const { database, reader, processId, unitSizeBits, working } = parts
   /** Key bytes per request, or why its units did not open. */
   const joinAll = (
     blocks: OpenBlocks,
@@ -279,27 +207,6 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
     },
   })
 
-  /** Back to AVAILABLE from one state, with the units that are free again. */
-  const freeReservation = (aid: AssignmentId, state: ReservationState, event: AuditEvent): Promise<readonly UnitRun[]> => {
-    working.delete(aid)
-    return database.transaction(async (statements) => {
-      const rows = await statements.query<{ units: UnitRun[] }>(
-        `DELETE FROM reservation WHERE aid = $1 AND state = $2 RETURNING units`,
-        [aid, state],
-      )
-      const units = rows[0]?.units
-      if (units === undefined) return []
-      const { blockIds, masks } = await masksIn(statements, units)
-      await statements.query(
-        `UPDATE key_block b SET taken = b.taken & ~m.mask
-         FROM unnest($1::uuid[], $2::text[]::varbit[]) AS m(block_id, mask) WHERE b.block_id = m.block_id`,
-        [blockIds, masks],
-      )
-      await appendAudit(statements, [event])
-      return units
-    })
-  }
-
   return {
     claim: async (request): Promise<Claim | 'conflict'> => {
       const { assignment } = request
@@ -380,79 +287,6 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
       const sealed = await reader.sealedUnits([request])
       const blocks = await reader.open(assignment.units.map((run) => run.blockId))
       return sealed.size === 0 ? undefined : joinUnits(blocks, request, sealed)
-    },
-
-    markAborting: async (aid, reason) => {
-      working.delete(aid)
-      return database.transaction(async (statements) => {
-        const rows = await statements.query<{ before: ReservationState }>(
-          `UPDATE reservation r SET state = 'ABORTING'
-           FROM (SELECT state AS before FROM reservation WHERE aid = $1 AND state IN ('RESERVED', 'ABORTING') FOR UPDATE) o
-           WHERE r.aid = $1 RETURNING o.before`,
-          [aid],
-        )
-        const before = rows[0]?.before
-        if (before === undefined) {
-          // An issue under way holds the row's lock until it is committed, so this sees it.
-          const issued = await statements.query(`SELECT 1 FROM assignment WHERE aid = $1 AND role = 'issuer'`, [aid])
-          return issued.length === 1 ? 'issued' : 'gone'
-        }
-        if (before === 'RESERVED') {
-          await appendAudit(statements, [
-            { event: 'key.unsettled', actor: 'system', outcome: 'failed', subject: { aid, reason } },
-          ])
-        }
-        return 'aborting'
-      })
-    },
-
-    unsettled: async () => {
-      // A request that finishes while this reads must not look like one that was left behind.
-      const before = new Set(working)
-      const rows = await database.query<{
-        aid: AssignmentId
-        peer_kme_id: KmeId
-        units: UnitRun[]
-        claimed_at: Date
-        state: ReservationState
-      }>(`SELECT aid, peer_kme_id, units, claimed_at, state FROM reservation ORDER BY claimed_at LIMIT 1000`)
-      return rows
-        .filter((row) => row.state !== 'RESERVED' || !(before.has(row.aid) || working.has(row.aid)))
-        .map((row) => ({
-          aid: row.aid,
-          state: row.state,
-          peerKmeId: row.peer_kme_id,
-          units: row.units,
-          claimedAtMs: row.claimed_at.getTime(),
-        }))
-    },
-
-    giveBack: (aid, rule) =>
-      freeReservation(aid, rule === 'R1' ? 'RESERVED' : 'ABORTING', {
-        event: 'key.returned',
-        actor: 'system',
-        outcome: 'done',
-        subject: { aid, rule },
-      }),
-
-    burn: (aid, reason) => {
-      working.delete(aid)
-      return database.transaction(async (statements) => {
-        const rows = await statements.query<{ units: UnitRun[] }>(
-          `UPDATE reservation SET state = 'BURNT' WHERE aid = $1 AND state IN ('RESERVED', 'ABORTING') RETURNING units`,
-          [aid],
-        )
-        const units = rows[0]?.units
-        if (units === undefined) return 0
-        const { blockIds, masks } = await masksIn(statements, units)
-        await statements.query(finishUnits(1, 2), [blockIds, masks])
-        await appendAudit(statements, [{ event: 'key.burnt', actor: 'system', outcome: 'done', subject: { aid, reason } }])
-        return units.reduce((sum, run) => sum + run.units.length, 0)
-      })
-    },
-
-    forgetBurnt: async (aid) => {
-      await database.query(`DELETE FROM reservation WHERE aid = $1 AND state = 'BURNT'`, [aid])
     },
   }
 }

@@ -2,7 +2,7 @@
  *  row counts and carries its audit records; one file per part of a key's life. */
 import type { Keyring } from '../custody/custody.ts'
 import type { Database } from '../database/database.ts'
-import type { KmeId } from '../kernel/identifiers.ts'
+import type { AssignmentId, KmeId } from '../kernel/identifiers.ts'
 import type { KeyStore } from './key-store.ts'
 import { blockMethods } from './prisma-blocks.ts'
 import { expireMethods } from './prisma-expire.ts'
@@ -11,6 +11,7 @@ import { holdMethods } from './prisma-hold.ts'
 import { issueMethods } from './prisma-issue.ts'
 import { lendMethods } from './prisma-lend.ts'
 import { createBlockReader } from './prisma-open-blocks.ts'
+import { settleMethods } from './prisma-settle.ts'
 
 export interface KeyStoreOptions {
   readonly database: Database
@@ -26,10 +27,11 @@ export interface KeyStoreOptions {
 
 export const createKeyStore = (options: KeyStoreOptions): KeyStore => {
   const reader = createBlockReader({ ...options, statements: options.database })
-  const parts = { ...options, reader }
+  const parts = { ...options, reader, working: new Set<AssignmentId>() }
   return {
     ...blockMethods(parts),
     ...issueMethods(parts),
+    ...settleMethods(parts),
     ...holdMethods(parts),
     ...fetchMethods(parts),
     ...lendMethods(parts),
