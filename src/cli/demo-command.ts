@@ -56,8 +56,8 @@ const run = async (directory: string, basePort: number): Promise<void> => {
   process.stdout.on('error', () => {
     // Whoever read what the demo prints has gone; the demo goes on.
   })
-  // These name the services of one KME; the demo's KMEs have their own.
-  const { DATABASE_URL: _database, REDIS_URL: _redis, ...environment } = process.env
+  // It names the database of one KME; the demo's KMEs have their own.
+  const { DATABASE_URL: _database, ...environment } = process.env
   await runDemo(
     {
       directory,

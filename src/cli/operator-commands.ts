@@ -2,6 +2,7 @@
  *  with --json; a person gets a table. */
 import type { Command } from 'commander'
 import { createAdminClient, type AdminClient } from '../client/admin-client.ts'
+import type { components } from '../generated/admin.ts'
 import { showSaeStatus, withSaeOptions, type SaeOptions } from './sae-client-commands.ts'
 import { environmentOption, need, readNamedFile, table, talk, toJson, wholeNumber, withTalkOptions } from './terminal.ts'
 
@@ -20,55 +21,7 @@ interface AuditOptions extends AdminOptions {
   readonly limit?: number
 }
 
-// What the admin API answers (openapi/admin.yaml).
-interface Kme {
-  readonly kmeId: string
-  readonly version: string
-  readonly uptimeS: number
-  readonly state: 'ready' | 'not-ready'
-  readonly probes: readonly { readonly name: string; readonly ok: boolean }[]
-}
-interface Pool {
-  readonly kmeId: string
-  readonly keySizeBits: number
-  readonly mine: number
-  readonly theirs: number
-  readonly deliverable: number
-  readonly max: number
-}
-interface Link {
-  readonly linkId: string
-  readonly peerKmeId: string
-  readonly driver: string
-  readonly state: string
-  readonly reason: string | null
-  readonly qber: number | null
-  readonly keyRateBps: number
-  readonly blocksAgreed: number
-  readonly blocksRejected: number
-  readonly newestBlockAgeMs: number | null
-}
-interface Peer {
-  readonly kmeId: string
-  readonly url: string
-  readonly available: boolean
-  readonly lastAnswerAgeMs: number | null
-  readonly failuresInARow: number
-}
-interface Sae {
-  readonly saeId: string
-  readonly kmeId: string
-  readonly enabled: boolean
-  readonly sharesWith: readonly string[]
-}
-interface AuditRecord {
-  readonly seq: string
-  readonly at: string
-  readonly event: string
-  readonly actor: string
-  readonly outcome: string
-  readonly subject: Readonly<Record<string, unknown>>
-}
+type Schemas = components['schemas']
 
 /** Adds `status`, `sae`, `link`, `pool`, `peer` and `audit` to the program. */
 export const addOperatorCommands = (program: Command): void => {
@@ -125,7 +78,7 @@ const showKme = (options: AdminOptions): Promise<void> =>
       client.get('pools'),
       client.get('links'),
       client.get('peers'),
-    ])) as unknown as [Kme, { pools: Pool[] }, { links: Link[] }, { peers: Peer[] }]
+    ])) as unknown as [Schemas['Kme'], Schemas['PoolList'], Schemas['LinkList'], Schemas['PeerList']]
     if (kme.state !== 'ready') process.exitCode = 2
     if (options.json === true) return console.log(toJson({ kme, ...pools, ...links, ...peers }))
     const failing = kme.probes.filter(({ ok }) => !ok).map(({ name }) => name)
@@ -151,7 +104,7 @@ const addList = (parent: Command, description: string, path: string, draw: (entr
     )
 }
 
-const poolTable = (pools: readonly Pool[]): string =>
+const poolTable = (pools: readonly Schemas['Pool'][]): string =>
   table(
     ['kme', 'key size', 'deliverable', 'max', 'mine', 'theirs'],
     pools.map((pool) => [
@@ -161,7 +114,7 @@ const poolTable = (pools: readonly Pool[]): string =>
     ]),
   )
 
-const linkTable = (links: readonly Link[]): string =>
+const linkTable = (links: readonly Schemas['Link'][]): string =>
   table(
     ['link', 'peer', 'driver', 'state', 'qber', 'key rate', 'agreed', 'rejected', 'newest block', 'reason'],
     links.map((link) => [
@@ -178,7 +131,7 @@ const linkTable = (links: readonly Link[]): string =>
     ]),
   )
 
-const peerTable = (peers: readonly Peer[]): string =>
+const peerTable = (peers: readonly Schemas['Peer'][]): string =>
   table(
     ['kme', 'url', 'available', 'last answer', 'failures in a row'],
     peers.map((peer) => [
@@ -190,7 +143,7 @@ const peerTable = (peers: readonly Peer[]): string =>
     ]),
   )
 
-const saeTable = (saes: readonly Sae[]): string =>
+const saeTable = (saes: readonly Schemas['Sae'][]): string =>
   table(
     ['sae', 'kme', 'enabled', 'shares with'],
     saes.map((sae) => [sae.saeId, sae.kmeId, sae.enabled ? 'yes' : 'no', sae.sharesWith.join(' ') || '-']),
@@ -236,7 +189,7 @@ const addSaeCommands = (sae: Command): void => {
 }
 
 const printSae = (answer: Record<string, unknown>, options: AdminOptions): void =>
-  console.log(options.json === true ? toJson(answer) : saeTable([answer as unknown as Sae]))
+  console.log(options.json === true ? toJson(answer) : saeTable([answer as unknown as Schemas['Sae']]))
 
 const addAuditList = (audit: Command): void => {
   withAdminOptions(audit.command('list'))
@@ -252,10 +205,7 @@ const addAuditList = (audit: Command): void => {
           const value = options[name]
           if (value !== undefined) query.set(name, String(value))
         }
-        const page = (await client.get(query.size > 0 ? `audit?${query.toString()}` : 'audit')) as unknown as {
-          records: AuditRecord[]
-          nextBefore: string | null
-        }
+        const page = (await client.get(query.size > 0 ? `audit?${query.toString()}` : 'audit')) as unknown as Schemas['AuditPage']
         if (options.json === true) return console.log(toJson(page))
         console.log(auditTable(page.records))
         if (page.nextBefore !== null) console.error(`There is more: --before ${page.nextBefore}`)
@@ -263,7 +213,7 @@ const addAuditList = (audit: Command): void => {
     )
 }
 
-const auditTable = (records: readonly AuditRecord[]): string =>
+const auditTable = (records: readonly Schemas['AuditRecord'][]): string =>
   table(
     ['seq', 'at', 'event', 'actor', 'outcome', 'subject'],
     records.map(({ seq, at, event, actor, outcome, subject }) => [seq, at, event, actor, outcome, JSON.stringify(subject)]),

@@ -1,4 +1,5 @@
 /** `kme start` and `kme config check`: run one KME from its configuration file. */
+import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { Socket } from 'node:net'
 import type { Command } from 'commander'
@@ -20,24 +21,27 @@ export const addStartCommand = (program: Command): void => {
     .option('-c, --config <file>', 'configuration file', DEFAULT_CONFIG)
     .option('--stop-with-parent', 'stop when standard input ends, as it does when the program that started this one dies')
     .action(async ({ config: file, stopWithParent = false }: { config: string; stopWithParent?: boolean }) => {
+      const stop = new AbortController()
+      const askToStop = (): void => stop.abort()
+      // First of all: a signal must not kill it half way, without the record of its stop.
+      process.on('SIGTERM', askToStop)
+      process.on('SIGINT', askToStop)
       // Loaded here, so that the other commands do without a whole KME in memory.
       const { compose } = await import('../compose.ts')
       const config = loadConfig(file)
       const log = createLogger(config.log.level, { kme: config.kme.id })
-      const stop = Promise.withResolvers<void>()
       if (stopWithParent) {
         // Not the reason to stay alive when the start fails.
         if (process.stdin instanceof Socket) process.stdin.unref()
-        process.stdin.on('close', () => stop.resolve()).resume()
+        process.stdin.on('close', askToStop).resume()
       }
       using passphrase = readPassphrase(config)
       const kme = await compose({ config, databaseUrl: databaseUrl(config), passphrase, version: readVersion(), log })
-      const { ports } = kme
-      process.on('SIGTERM', () => stop.resolve())
-      process.on('SIGINT', () => stop.resolve())
-      // The one line that says the listeners are open; programs that start a KME wait for it.
-      console.log(JSON.stringify({ event: 'listening', kmeId: kme.kmeId, ...ports }))
-      await stop.promise
+      if (!stop.signal.aborted) {
+        // The one line that says the listeners are open; programs that start a KME wait for it.
+        console.log(JSON.stringify({ event: 'listening', kmeId: kme.kmeId, ...kme.ports }))
+        await once(stop.signal, 'abort')
+      }
       await kme.stop()
     })
 
