@@ -24,13 +24,14 @@ import { createApiApp } from './http/api-app.ts'
 import { requireKme, requireSae } from './http/caller.ts'
 import { bearerChallenge } from './http/error-response.ts'
 import { startListener, type Listener } from './http/listeners.ts'
-import { createRequestLog, type RequestLog } from './http/request-log.ts'
+import { bothOf, createRequestLog, type RequestLog } from './http/request-log.ts'
 import { systemClock, type Clock } from './kernel/clock.ts'
 import type { KmeId } from './kernel/identifiers.ts'
 import type { Logger } from './kernel/log.ts'
 import { systemRandom, type Random } from './kernel/random.ts'
 import type { SecretBytes } from './kernel/secret-bytes.ts'
 import { createMemoryKeyPool } from './key-pool/memory-key-pool.ts'
+import { expireKeys } from './key-store/expire-keys.ts'
 import { createKeyStore } from './key-store/prisma-key-store.ts'
 import { createDriver } from './link/driver-catalog.ts'
 import { fillLocalPool } from './link/fill-local-pool.ts'
@@ -42,7 +43,7 @@ import { createMtlsPeer } from './peer/mtls-peer.ts'
 import { createPeerDirectory } from './peer/peer-directory.ts'
 import { mountHello } from './peer/routes.ts'
 import { describeCertificate } from './pki/certificate-facts.ts'
-import { openInstalledFiles } from './pki/installed-files.ts'
+import { openInstalledFiles, type InstalledFiles } from './pki/installed-files.ts'
 import { PEER_BODY_BYTES_MAX } from './peer/wire.ts'
 
 export interface ComposeOptions {
@@ -66,7 +67,6 @@ export interface Kme {
   stop(): Promise<void>
 }
 
-const EXPIRE_INTERVAL_MS = 5000
 const STOP_GRACE_MS = 5000
 
 export const compose = async (options: ComposeOptions): Promise<Kme> => {
@@ -166,34 +166,30 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     const acceptAssignment = makeAcceptAssignment(deliveryParts)
 
     // What others see. Three doors: a certificate or token for one is nothing to another.
-    const countRequests =
-      (listener: string): RequestLog['watch'] =>
-      (request, response) => {
+    const countRequests = (listener: string): RequestLog => ({
+      watch: (request, response) => {
         response.on('finish', () => {
           metrics.observeRequest({ listener, method: request.method ?? '', status: response.statusCode })
         })
-      }
-    const requestWatch = (listener: string): RequestLog => {
-      const lines = config.log.requests ? createRequestLog({ listener, log: log.slice('http'), clock }) : undefined
-      const count = countRequests(listener)
-      return {
-        watch: (request, response) => {
-          lines?.watch(request, response)
-          count(request, response)
-        },
-      }
-    }
+      },
+    })
+    const watchRequests = (listener: string): RequestLog =>
+      config.log.requests
+        ? bothOf(createRequestLog({ listener, log: log.slice('http'), clock }), countRequests(listener))
+        : countRequests(listener)
+    // Peers call each other all the time: counted, not logged line by line.
+    const watched = { sae: watchRequests('sae'), peer: countRequests('peer'), admin: watchRequests('admin') }
     const saeApp = createApiApp({
       errors: 'etsi',
       log: log.slice('http'),
-      requestLog: requestWatch('sae'),
+      requestLog: watched.sae,
       mount: (app) => {
         app.use(
           requireSae({
             identify: saeApi.saeIdentity,
             isAdmitted: (saeId, facts) => {
               const sae = saes.find(saeId)
-              return sae?.enabled === true && sae.kmeId === kmeId && !saeFiles.isRevoked(facts.serialNumber)
+              return sae?.enabled === true && sae.kmeId === kmeId && !saeFiles.isRevoked(facts.serialNumber, facts.issuer)
             },
             clock,
           }),
@@ -212,12 +208,11 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     const peerApp = createApiApp({
       errors: 'problem',
       log: log.slice('http'),
-      // Peers call each other all the time: counted, not logged line by line.
-      requestLog: { watch: countRequests('peer') },
+      requestLog: watched.peer,
       mount: (app) => {
         app.use(
           requireKme({
-            isAdmitted: (id, facts) => peers.named(id) !== undefined && !peerFiles.isRevoked(facts.serialNumber),
+            isAdmitted: (id, facts) => peers.named(id) !== undefined && !peerFiles.isRevoked(facts.serialNumber, facts.issuer),
             clock,
           }),
         )
@@ -231,30 +226,18 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       probes: [{ name: 'database', check: () => database.answers() }],
     })
     const verifier = await createTokenVerifier({ publicKeyPem: readFileSync(adminApi.tokenKey, 'utf8'), kmeId, clock })
-    const certificates = (): readonly InstalledCertificate[] => {
-      const own = (usedFor: string, pem: string): InstalledCertificate => ({
-        ...describeCertificate(pem),
-        usedFor,
-        role: 'own',
-        revocationListNextUpdateMs: undefined,
-      })
-      const anchor = (usedFor: string, pem: string | undefined, nextUpdateMs: number | undefined): InstalledCertificate[] =>
-        pem === undefined
-          ? []
-          : [{ ...describeCertificate(pem), usedFor, role: 'trust-anchor', revocationListNextUpdateMs: nextUpdateMs }]
-      return [
-        own('saeApi.tls.certificate', saeFiles.current().certificatePem),
-        own('peerApi.tls.certificate', peerFiles.current().certificatePem),
-        own('adminApi.tls.certificate', adminFiles.current().certificatePem),
-        ...anchor('saeApi.tls.clientCa', saeFiles.current().caPem, saeFiles.revocationListNextUpdateMs()),
-        ...anchor('peerApi.tls.ca', peerFiles.current().caPem, peerFiles.revocationListNextUpdateMs()),
-      ]
-    }
+    const certificates = (): readonly InstalledCertificate[] => [
+      ...describeOwn('saeApi.tls.certificate', saeFiles.current().certificatePem),
+      ...describeOwn('peerApi.tls.certificate', peerFiles.current().certificatePem),
+      ...describeOwn('adminApi.tls.certificate', adminFiles.current().certificatePem),
+      ...describeAnchors('saeApi.tls.clientCa', saeFiles),
+      ...describeAnchors('peerApi.tls.ca', peerFiles),
+    ]
     const adminApp = createApiApp({
       errors: 'problem',
       challenge: bearerChallenge,
       log: log.slice('http'),
-      requestLog: requestWatch('admin'),
+      requestLog: watched.admin,
       mount: (app) =>
         mountAdminApi(app, {
           kmeId,
@@ -291,18 +274,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     loop(settlement.run(signal))
     loop(fillLocalPool({ ...linkParts, localStored: config.keys.localStored }, signal))
     loop(saes.watch(signal))
-    loop(
-      (async () => {
-        while (!signal.aborted) {
-          await clock.sleep(EXPIRE_INTERVAL_MS, signal)
-          try {
-            metrics.addKeysExpired((await store.expire()).expiredKeys)
-          } catch (error) {
-            log.warn({ error }, 'expired keys could not be ended; trying again')
-          }
-        }
-      })(),
-    )
+    loop(expireKeys({ store, clock, log: log.slice('key-store'), onExpired: metrics.addKeysExpired }, signal))
 
     // Listeners last: nothing is answered before everything behind it stands.
     const listen = async (
@@ -310,7 +282,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       app: Parameters<typeof startListener>[0]['app'],
       more: Pick<Parameters<typeof startListener>[0], 'host' | 'port' | 'tls' | 'clientCertificate' | 'minVersion' | 'limits'>,
     ): Promise<Listener> => {
-      const listener = await startListener({ name, app, log: log.slice('http'), clock, ...more })
+      const listener = await startListener({ name, app, log: log.slice('http'), clock, refused: watched[name], ...more })
       cleanUp.defer(() => listener.stop(STOP_GRACE_MS))
       return listener
     }
@@ -335,17 +307,17 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       tls: adminFiles.current(),
       clientCertificate: 'none',
     })
-    const cutRevoked = (listener: Listener, isRevoked: (serial: string) => boolean): number =>
-      listener.closeConnections((facts) => facts !== undefined && isRevoked(facts.serialNumber))
+    const cutRevoked = (listener: Listener, { isRevoked }: InstalledFiles): number =>
+      listener.closeConnections((facts) => facts !== undefined && isRevoked(facts.serialNumber, facts.issuer))
     loop(
       saeFiles.watch((contents) => {
-        cutRevoked(saeListener, saeFiles.isRevoked)
+        cutRevoked(saeListener, saeFiles)
         saeListener.updateTls(contents)
       }, signal),
     )
     loop(
       peerFiles.watch((contents) => {
-        cutRevoked(peerListener, peerFiles.isRevoked)
+        cutRevoked(peerListener, peerFiles)
         peerListener.updateTls(contents)
         peers.updateTls(peerTls())
       }, signal),
@@ -396,3 +368,17 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     throw error
   }
 }
+
+/** The leaf of a certificate file, as operators see it. */
+const describeOwn = (usedFor: string, pem: string): InstalledCertificate[] => [
+  { ...describeCertificate(pem), usedFor, role: 'own', revocationListNextUpdateMs: undefined },
+]
+
+/** Every authority of a trust store. */
+const describeAnchors = (usedFor: string, files: InstalledFiles): InstalledCertificate[] =>
+  (files.current().caPem?.match(/-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g) ?? []).map((pem) => ({
+    ...describeCertificate(pem),
+    usedFor,
+    role: 'trust-anchor',
+    revocationListNextUpdateMs: files.revocationListNextUpdateMs(),
+  }))

@@ -35,6 +35,14 @@ export const createRequestLog = (options: {
   },
 })
 
+/** Two watchers of requests as one. */
+export const bothOf = (one: RequestLog, other: RequestLog): RequestLog => ({
+  watch: (req, res) => {
+    one.watch(req, res)
+    other.watch(req, res)
+  },
+})
+
 const route = Symbol('route')
 
 interface RoutedRequest extends IncomingMessage {

@@ -38,8 +38,8 @@ export interface PeerTls {
   readonly privateKeyPem: string
   /** Authority that KME certificates come from. */
   readonly caPem: string
-  /** Its revocation list; without one a revoked peer is still called. */
-  readonly crlPem?: string
+  /** Revocation lists of the authorities; without them a revoked peer is still called. */
+  readonly crlPems?: readonly string[]
 }
 
 export interface MtlsPeerOptions {
@@ -102,7 +102,7 @@ export const createMtlsPeer = (options: MtlsPeerOptions): MtlsPeer => {
         cert: tls.certificatePem,
         key: tls.privateKeyPem,
         ca: tls.caPem,
-        ...(tls.crlPem !== undefined && { crl: tls.crlPem }),
+        ...(tls.crlPems !== undefined && { crl: [...tls.crlPems] }),
         minVersion: 'TLSv1.3',
         ecdhCurve: 'X25519MLKEM768:X25519:P-256',
         maxCachedSessions: 0,
