@@ -2,6 +2,7 @@
  *  buffer as base64 (RFC 4648, standard alphabet, padded) and never becomes a string. The buffer is zeroed once sent. */
 import type { ServerResponse } from 'node:http'
 import { jsonHeaders } from '../http/json-response.ts'
+import { base64Length, writeBase64 } from '../kernel/base64.ts'
 import type { KeyId } from '../kernel/identifiers.ts'
 import type { SecretBytes } from '../kernel/secret-bytes.ts'
 
@@ -11,8 +12,6 @@ export interface DeliveredKeys {
   readonly bytes: SecretBytes
 }
 
-const ALPHABET = Buffer.from('ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/', 'latin1')
-const PAD = 0x3d
 const OPEN = Buffer.from('{"keys":[', 'latin1')
 const KEY_ID = Buffer.from('{"key_ID":"', 'latin1')
 const KEY = Buffer.from('","key":"', 'latin1')
@@ -21,34 +20,11 @@ const CLOSE = Buffer.from(']}', 'latin1')
 const COMMA = 0x2c
 const KEY_ID_BYTES = 36
 
-const base64Bytes = (bytes: number): number => Math.ceil(bytes / 3) * 4
-
-/** @returns the offset behind what was written. */
-const writeBase64 = (target: Buffer, at: number, source: Buffer, from: number, to: number): number => {
-  let i = from
-  for (; i + 2 < to; i += 3) {
-    const triple = ((source[i] as number) << 16) | ((source[i + 1] as number) << 8) | (source[i + 2] as number)
-    target[at] = ALPHABET[triple >> 18] as number
-    target[at + 1] = ALPHABET[(triple >> 12) & 63] as number
-    target[at + 2] = ALPHABET[(triple >> 6) & 63] as number
-    target[at + 3] = ALPHABET[triple & 63] as number
-    at += 4
-  }
-  if (i === to) return at
-  const two = i + 2 === to
-  const rest = ((source[i] as number) << 16) | (two ? (source[i + 1] as number) << 8 : 0)
-  target[at] = ALPHABET[rest >> 18] as number
-  target[at + 1] = ALPHABET[(rest >> 12) & 63] as number
-  target[at + 2] = two ? (ALPHABET[(rest >> 6) & 63] as number) : PAD
-  target[at + 3] = PAD
-  return at + 4
-}
-
 /** The JSON text of a Key container. Wipes the keys it was given. */
 export const toKeyContainer = ({ keys, bytes }: DeliveredKeys): Buffer => {
   const perKey = KEY_ID.length + KEY_ID_BYTES + KEY.length + END_OF_KEY.length
   let length = OPEN.length + CLOSE.length + keys.length - 1
-  for (const { sizeBits } of keys) length += perKey + base64Bytes(sizeBits / 8)
+  for (const { sizeBits } of keys) length += perKey + base64Length(sizeBits / 8)
   const container = Buffer.allocUnsafeSlow(length)
   bytes.use((source) => {
     let at = OPEN.copy(container, 0)
