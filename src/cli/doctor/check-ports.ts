@@ -19,11 +19,6 @@ export const checkPorts = async (parts: DoctorParts, report: Report): Promise<bo
     const { host, port, tls } = parts.config[name]
     return { name, host, port, certificate: tls.certificate }
   })
-  listeners.forEach(({ name, host, port }, i) => {
-    const same = listeners.slice(0, i).find((other) => port !== 0 && other.port === port && other.host === host)
-    if (same !== undefined)
-      report('fail', `${name}.port and ${same.name}.port are both ${port}`, 'give each listener its own port')
-  })
   let running = false
   for (const listener of listeners) running = (await checkPort(listener, parts, report)) || running
   return running
