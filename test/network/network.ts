@@ -168,9 +168,10 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
   const startProcess = async (name: KmeName): Promise<void> => {
     const config = file(`${name}.yaml`, configs.get(name)!)
     const log = openSync(join(directory, `${name}.log`), 'a')
-    const child = spawn(process.execPath, ['src/cli/kme.ts', 'start', '--config', config], {
+    // A KME must not outlive a test run that is killed.
+    const child = spawn(process.execPath, ['src/cli/kme.ts', 'start', '--config', config, '--stop-with-parent'], {
       env: { ...process.env, DATABASE_URL: databases.get(name)!.url },
-      stdio: ['ignore', 'pipe', log],
+      stdio: ['pipe', 'pipe', log],
     })
     const output = child.stdout!
     await new Promise<void>((resolve, reject) => {
@@ -193,12 +194,19 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
       },
     })
   }
+  /** Whether the process of a KME is gone, for whatever reason. */
+  const hasEnded = (name: KmeName): boolean => {
+    const child = processes.get(name)
+    return child === undefined || child.exitCode !== null || child.signalCode !== null
+  }
   /** kill -9. The next `start` begins a new process. */
   const kill = async (name: KmeName): Promise<void> => {
     const child = processes.get(name)!
-    const ended = once(child, 'exit')
-    child.kill('SIGKILL')
-    await ended
+    if (!hasEnded(name)) {
+      const ended = once(child, 'exit')
+      child.kill('SIGKILL')
+      await ended
+    }
     running.delete(name)
   }
   const start = async (name: KmeName): Promise<void> => {
@@ -306,6 +314,7 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
     start,
     stop,
     kill,
+    hasEnded,
     sae,
     clientOf,
     admin,

@@ -1,0 +1,247 @@
+/** `npm run soak`: two KME processes on a durable PostgreSQL under mixed traffic, while a nemesis kills them with -9, cuts the
+ *  connections of the QKD devices and stops or kills PostgreSQL. Then everything is healed, what was answered 200 is fetched, and the
+ *  books of both ends are held against each other.
+ *  Exit status: 0 all is well, 128 the network did not heal in 30 s, 129 a promise was broken, 1 the run itself failed. */
+import { randomInt } from 'node:crypto'
+import { cpSync, mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { Command } from 'commander'
+import { applyMigrations } from '../../src/database/migrate.ts'
+import { startEmbeddedPostgres } from '../../src/embedded-postgres/embedded-postgres.ts'
+import { systemClock } from '../../src/kernel/clock.ts'
+import { imbalances } from '../network/ledger.ts'
+import { eventually, quieten, startNetwork, type KmeName, type Network } from '../network/network.ts'
+import { freePort } from '../setup/free-port.ts'
+import { createAccount, type Account } from './account.ts'
+import { createPlan, type Plan } from './plan.ts'
+import { startTraffic } from './traffic.ts'
+
+const EXIT_NOT_HEALED = 128
+const EXIT_VIOLATION = 129
+const HEAL_DEADLINE_MS = 30_000
+const BETWEEN_FAULTS_MS = { least: 1000, most: 5000 }
+const DOWN_MS = { least: 0, most: 3000 }
+const LOOK_MS = 250
+const REPORT_INTERVAL_MS = 30_000
+const LAST_WORDS_LINES = 40
+const SHOWN_VIOLATIONS = 20
+const KMES: readonly KmeName[] = ['kme-a', 'kme-b']
+
+const say = (text: string): void => void process.stdout.write(`${text}\n`)
+
+/** PostgreSQL as in production, at a port that stays. */
+const startDatabase = async () => {
+  const directory = mkdtempSync(join(tmpdir(), 'openkme-soak-'))
+  const options = { directory, port: await freePort(), durable: true }
+  let server = await startEmbeddedPostgres(options)
+  return {
+    createDatabase: async (name: string) => {
+      await server.createDatabase(name)
+      const url = server.url(name)
+      await applyMigrations(url)
+      // Goes with the whole server.
+      return { url, drop: () => Promise.resolve() }
+    },
+    stop: () => server.stop(),
+    kill: async () => {
+      process.kill(Number.parseInt(readFileSync(join(directory, 'data', 'postmaster.pid'), 'utf8'), 10), 'SIGKILL')
+      await server.stop()
+    },
+    start: async () => {
+      server = await startEmbeddedPostgres(options)
+    },
+    remove: async () => {
+      await server.stop()
+      rmSync(directory, { recursive: true, force: true })
+    },
+  }
+}
+
+type Database = Awaited<ReturnType<typeof startDatabase>>
+
+/** Starts a KME, again and again as a supervisor would: PostgreSQL may be away. */
+const keepStarting = async (network: Network, name: KmeName, signal: AbortSignal): Promise<void> => {
+  while (!signal.aborted) {
+    try {
+      return await network.start(name)
+    } catch {
+      await systemClock.sleep(LOOK_MS, signal)
+    }
+  }
+}
+
+/** A KME ended and nobody had killed it. */
+const noteDeath = (network: Network, account: Account, name: KmeName): void => {
+  account.fault(`${name} has ended by itself`)
+  account.figures.diedUnasked += 1
+  const log = readFileSync(join(network.directory, `${name}.log`), 'utf8')
+    .trimEnd()
+    .split('\n')
+  say(`${name} HAS ENDED BY ITSELF. Its last words:\n${log.slice(-LAST_WORDS_LINES).join('\n')}`)
+}
+
+const runNemesis = async (
+  network: Network,
+  database: Database,
+  account: Account,
+  plan: Plan,
+  signal: AbortSignal,
+): Promise<void> => {
+  const { figures, fault } = account
+  const down = (): Promise<void> => systemClock.sleep(plan.whole(DOWN_MS.least, DOWN_MS.most), signal)
+  const never = new AbortController().signal
+  const kill = async (names: readonly KmeName[]): Promise<void> => {
+    fault(`kill -9 ${names.join(' and ')}`)
+    figures.kills += names.length
+    await Promise.all(names.map((name) => network.kill(name)))
+  }
+  const restart = async (names: readonly KmeName[]): Promise<void> => {
+    await Promise.all(names.map((name) => keepStarting(network, name, never)))
+    fault(`${names.join(' and ')} started`)
+  }
+  while (!signal.aborted) {
+    await systemClock.sleep(plan.whole(BETWEEN_FAULTS_MS.least, BETWEEN_FAULTS_MS.most), signal)
+    if (signal.aborted) return
+    for (const name of KMES) {
+      if (!network.hasEnded(name)) continue
+      noteDeath(network, account, name)
+      await restart([name])
+    }
+    const act = plan.weighted({ killOne: 60, killBoth: 5, cutDevices: 20, stopPostgres: 8, killPostgres: 7 })
+    const one = [plan.pick(KMES)]
+    if (act === 'killOne' || act === 'killBoth') {
+      const names = act === 'killOne' ? one : KMES
+      await kill(names)
+      await down()
+      await restart(names)
+    } else if (act === 'cutDevices') {
+      const end = plan.pick(['a', 'b', undefined] as const)
+      fault(`devices: connections of ${end ?? 'both ends'} cut`)
+      figures.deviceCuts += 1
+      network.devices.dropConnections(end)
+    } else {
+      const alsoKme = plan.chance(0.3)
+      fault(act === 'stopPostgres' ? 'PostgreSQL stops' : 'PostgreSQL: kill -9')
+      if (act === 'stopPostgres') {
+        figures.postgresStops += 1
+        await database.stop()
+      } else {
+        figures.postgresKills += 1
+        await database.kill()
+      }
+      if (alsoKme) await kill(one)
+      await down()
+      await database.start()
+      fault('PostgreSQL started')
+      if (alsoKme) await restart(one)
+    }
+  }
+}
+
+const heal = async (network: Network, account: Account): Promise<void> => {
+  for (const name of KMES) {
+    if (!network.hasEnded(name)) continue
+    noteDeath(network, account, name)
+    await keepStarting(network, name, AbortSignal.timeout(HEAL_DEADLINE_MS))
+  }
+  const alice = await network.sae('alice')
+  const bob = await network.sae('bob')
+  const draws = async (): Promise<boolean> => {
+    const answers = await Promise.all([alice.get('/api/v1/keys/bob/enc_keys'), bob.get('/api/v1/keys/alice/enc_keys')]).catch(
+      () => [],
+    )
+    return answers.length > 0 && answers.every(({ status }) => status === 200)
+  }
+  await eventually('keys flow in both directions', draws, HEAL_DEADLINE_MS)
+}
+
+const soak = async (options: { minutes: number; seed: number }): Promise<void> => {
+  const startMs = systemClock.monotonicMs()
+  const elapsedMs = (): number => systemClock.monotonicMs() - startMs
+  const sinceStart = (): string => `${(elapsedMs() / 1000).toFixed(3)} s`
+  const account = createAccount(sinceStart)
+  const { figures, violations } = account
+  const summary = (): string =>
+    Object.entries({ ...figures, violations: violations.length })
+      .map(([name, count]) => `${name} ${count}`)
+      .join(', ')
+  say(
+    `seed ${options.seed}, ${options.minutes} minutes; again with: npm run soak -- --minutes ${options.minutes} --seed ${options.seed}`,
+  )
+
+  await using cleanUp = new AsyncDisposableStack()
+  const database = await startDatabase()
+  cleanUp.defer(() => database.remove())
+  const network = cleanUp.use(
+    await startNetwork({
+      processes: true,
+      rateBlocksPerS: 30,
+      logLevel: 'warn',
+      // The devices must be able to deliver all they make.
+      keys: { localStored: 2000, maxStored: 100_000_000 },
+      createDatabase: database.createDatabase,
+    }),
+  )
+  let plans = 0
+  const traffic = startTraffic(network, account, () => createPlan(options.seed + (plans += 1)))
+
+  const ending = new AbortController()
+  const end = (): void => ending.abort()
+  for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, end)
+  const reports = (async () => {
+    while (!ending.signal.aborted) {
+      await systemClock.sleep(REPORT_INTERVAL_MS, ending.signal)
+      say(`${sinceStart()}: ${summary()}`)
+    }
+  })()
+  const nemesis = runNemesis(network, database, account, createPlan(options.seed), ending.signal).finally(end)
+  await systemClock.sleep(options.minutes * 60_000, ending.signal)
+  end()
+  await nemesis
+  await traffic.stop()
+  await reports
+
+  let unhealed: string | undefined
+  const healStartMs = elapsedMs()
+  try {
+    say('healing')
+    await heal(network, account)
+    await eventually(
+      'everything answered 200 is fetched',
+      async () => (await traffic.fetchRest(100)) === 0,
+      HEAL_DEADLINE_MS - (elapsedMs() - healStartMs),
+    )
+    await quieten(network)
+  } catch (error) {
+    unhealed = (error as Error).message
+  }
+  let faults: string[] = []
+  await eventually(
+    'the books of both ends balance',
+    async () => (faults = await imbalances(network)).length === 0,
+    Math.max(0, HEAL_DEADLINE_MS - (elapsedMs() - healStartMs)),
+  ).catch((error: unknown) => {
+    for (const what of faults) account.violation(`books: ${what}`)
+    if (faults.length === 0) unhealed ??= (error as Error).message
+  })
+  const healMs = elapsedMs() - healStartMs
+
+  for (const text of violations.slice(0, SHOWN_VIOLATIONS)) say(`VIOLATION ${text}`)
+  if (violations.length > SHOWN_VIOLATIONS) say(`... and ${violations.length - SHOWN_VIOLATIONS} more`)
+  if (unhealed !== undefined) say(`NOT HEALED: ${unhealed}`)
+  if (violations.length > 0 || unhealed !== undefined) {
+    const kept = mkdtempSync(join(tmpdir(), 'openkme-soak-logs-'))
+    for (const name of readdirSync(network.directory).filter((file) => file.endsWith('.log')))
+      cpSync(join(network.directory, name), join(kept, name))
+    say(`logs of the KMEs: ${kept}`)
+  }
+  say(`seed ${options.seed}: ${summary()}, healed in ${(healMs / 1000).toFixed(1)} s`)
+  process.exitCode = violations.length > 0 ? EXIT_VIOLATION : unhealed !== undefined ? EXIT_NOT_HEALED : 0
+}
+
+const program = new Command('soak')
+  .option('--minutes <number>', 'how long faults are made', Number, 5)
+  .option('--seed <number>', 'of the plan; another one each time if left out', Number, randomInt(2 ** 32))
+  .parse()
+await soak(program.opts())
