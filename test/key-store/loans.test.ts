@@ -10,9 +10,6 @@ import { createLending, type Lending } from '../../src/link/lend-units.ts'
 import { PeerCallFailed, type PeerKme } from '../../src/peer/peer.ts'
 import {
   addBlock,
-  BOB,
-  ALICE,
-  blockAt,
   claimUnits,
   depositBlock,
   fetchAt,
@@ -21,12 +18,10 @@ import {
   KME_A,
   KME_B,
   loopBackPeer,
-  oneKey,
   onlyPeer,
   openTwoStores,
   releaseAt,
   silent,
-  startDelivery,
   type End,
   type TwoStores,
 } from './two-stores.ts'
@@ -198,14 +193,6 @@ describe('a loan with units the borrower cannot use', () => {
 
     await expect(stores.b.store.borrow(KME_A, loanId, runs)).resolves.toEqual([])
     await expect(releaseAt(stores.b, blockId)).resolves.toMatchObject({ mine: { units: [0, 1, 2, 3, 5, 7] }, theirs: 2 })
-  })
-
-  it('gives a request that needed it an error and not a key of its own making', async () => {
-    const blockId = await addBlock(stores, 4)
-    const delivery = await startDelivery(stores.b, loopBackPeer(stores.a))
-    for (let i = 0; i < 2; i += 1) await delivery.getKey(BOB, ALICE, oneKey)
-    await expect(delivery.getKey(BOB, ALICE, oneKey)).rejects.toMatchObject({ code: 'keys-exhausted' })
-    expect(await blockAt(stores.b, blockId)).toMatchObject({ taken: 2 })
   })
 })
 
