@@ -20,6 +20,7 @@ import { startTraffic } from './traffic.ts'
 const EXIT_NOT_HEALED = 128
 const EXIT_VIOLATION = 129
 const HEAL_DEADLINE_MS = 30_000
+const PATIENCE_MS = 180_000
 const BETWEEN_FAULTS_MS = { least: 1000, most: 5000 }
 const DOWN_MS = { least: 0, most: 3000 }
 const LOOK_MS = 250
@@ -139,11 +140,11 @@ const runNemesis = async (
   }
 }
 
-const heal = async (network: Network, account: Account): Promise<void> => {
+const heal = async (network: Network, account: Account, patienceMs: () => number): Promise<void> => {
   for (const name of KMES) {
     if (!network.hasEnded(name)) continue
     noteDeath(network, account, name)
-    await keepStarting(network, name, AbortSignal.timeout(HEAL_DEADLINE_MS))
+    await keepStarting(network, name, AbortSignal.timeout(patienceMs()))
   }
   const alice = await network.sae('alice')
   const bob = await network.sae('bob')
@@ -153,7 +154,7 @@ const heal = async (network: Network, account: Account): Promise<void> => {
     )
     return answers.length > 0 && answers.every(({ status }) => status === 200)
   }
-  await eventually('keys flow in both directions', draws, HEAL_DEADLINE_MS)
+  await eventually('keys flow in both directions', draws, patienceMs())
 }
 
 const soak = async (options: { minutes: number; seed: number }): Promise<void> => {
@@ -202,30 +203,35 @@ const soak = async (options: { minutes: number; seed: number }): Promise<void> =
   await traffic.stop()
   await reports
 
-  let unhealed: string | undefined
+  say('healing')
   const healStartMs = elapsedMs()
+  // Waits longer than it may take, so that slow and never can be told apart.
+  const patienceMs = (): number => Math.max(0, PATIENCE_MS - (elapsedMs() - healStartMs))
+  let unhealed: string | undefined
+  let faults: string[] = []
   try {
-    say('healing')
-    await heal(network, account)
-    await eventually(
-      'everything answered 200 is fetched',
-      async () => (await traffic.fetchRest(100)) === 0,
-      HEAL_DEADLINE_MS - (elapsedMs() - healStartMs),
-    )
-    await quieten(network)
+    await heal(network, account, patienceMs)
+    const fetchAll = async (): Promise<boolean> => (await traffic.fetchRest(100)) === 0
+    await eventually('everything answered 200 is fetched', fetchAll, patienceMs())
+    say(`${sinceStart()}: everything answered 200 is fetched`)
+    const isQuiet = (): Promise<boolean> =>
+      quieten(network).then(
+        () => true,
+        (error: unknown) => {
+          say(`${sinceStart()}: ${(error as Error).message}`)
+          return false
+        },
+      )
+    await eventually('all blocks are agreed', isQuiet, patienceMs())
+    say(`${sinceStart()}: all blocks are agreed`)
+    const balances = async (): Promise<boolean> => (faults = await imbalances(network)).length === 0
+    await eventually('the books of both ends balance', balances, patienceMs())
   } catch (error) {
     unhealed = (error as Error).message
-  }
-  let faults: string[] = []
-  await eventually(
-    'the books of both ends balance',
-    async () => (faults = await imbalances(network)).length === 0,
-    Math.max(0, HEAL_DEADLINE_MS - (elapsedMs() - healStartMs)),
-  ).catch((error: unknown) => {
     for (const what of faults) account.violation(`books: ${what}`)
-    if (faults.length === 0) unhealed ??= (error as Error).message
-  })
+  }
   const healMs = elapsedMs() - healStartMs
+  if (healMs > HEAL_DEADLINE_MS) unhealed ??= 'all is well, but late'
 
   for (const text of violations.slice(0, SHOWN_VIOLATIONS)) say(`VIOLATION ${text}`)
   if (violations.length > SHOWN_VIOLATIONS) say(`... and ${violations.length - SHOWN_VIOLATIONS} more`)
