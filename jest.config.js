@@ -10,6 +10,6 @@ export default {
   },
   globalSetup: '<rootDir>/test/setup/start-stack.ts',
   globalTeardown: '<rootDir>/test/setup/stop-stack.ts',
-  testTimeout: 60_000,
+  testTimeout: 120_000,
   maxWorkers: 2,
 }

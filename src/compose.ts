@@ -161,7 +161,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       onBurnt: metrics.addKeysBurnt,
     })
     const getKey = makeGetKey({ ...deliveryParts, settlement, borrow: lending.borrow })
-    const getStatus = makeGetStatus(deliveryParts)
+    const getStatus = makeGetStatus({ ...deliveryParts, databaseAnswers: saes.isCurrent })
     const getKeyWithKeyIds = makeGetKeyWithKeyIds({ store })
     const acceptAssignment = makeAcceptAssignment(deliveryParts)
 

@@ -58,16 +58,21 @@ const run = async (directory: string, basePort: number): Promise<void> => {
   })
   // It names the database of one KME; the demo's KMEs have their own.
   const { DATABASE_URL: _database, ...environment } = process.env
-  await runDemo(
-    {
-      directory,
-      basePort,
-      kme: [process.execPath, fileURLToPath(new URL('kme.ts', import.meta.url))],
-      environment,
-      say: (text) => console.log(text),
-    },
-    stopping.signal,
-  )
+  try {
+    await runDemo(
+      {
+        directory,
+        basePort,
+        kme: [process.execPath, fileURLToPath(new URL('kme.ts', import.meta.url))],
+        environment,
+        say: (text) => console.log(text),
+      },
+      stopping.signal,
+    )
+  } finally {
+    // Also when it was refused: whoever still watches for a stop would keep the process alive.
+    stopping.abort()
+  }
 }
 
 const PARENT_INTERVAL_MS = 250

@@ -1,4 +1,5 @@
 /** Method "Get status" (ETSI GS QKD 014, 5.2): what the caller could ask for now. Reads memory only and changes nothing. */
+import { Unavailable } from '../kernel/errors.ts'
 import type { KmeId, SaeId } from '../kernel/identifiers.ts'
 import type { KeyPool } from '../key-pool/key-pool.ts'
 import type { PeerDirectory } from '../peer/peer.ts'
@@ -11,6 +12,8 @@ export interface GetStatusParts {
   readonly pool: KeyPool
   readonly peers: PeerDirectory
   readonly limits: DeliveryLimits
+  /** Whether the database answers. Without it no key can be drawn, and status must not promise any. */
+  readonly databaseAnswers: () => boolean
 }
 
 /** Status, table 9. Sizes in bits. */
@@ -30,7 +33,10 @@ export interface Status {
 
 /** Keys of default size that could be drawn now: those this KME issues, and those the peer would lend.
  *  None while the peer does not answer, because no key leaves without its consent. */
-export const deliverableKeys = ({ kmeId, pool, peers, limits }: Omit<GetStatusParts, 'directory'>, target: KmeId): number => {
+export const deliverableKeys = (
+  { kmeId, pool, peers, limits }: Omit<GetStatusParts, 'directory' | 'databaseAnswers'>,
+  target: KmeId,
+): number => {
   const level = pool.level(target)
   if (target === kmeId) return Math.min(level.mine, limits.maxStoredKeys)
   if (peers.named(target)?.available() !== true) return 0
@@ -41,6 +47,7 @@ export const makeGetStatus =
   (parts: GetStatusParts) =>
   (caller: SaeId, other: string): Status => {
     const { kmeId, limits } = parts
+    if (!parts.databaseAnswers()) throw new Unavailable()
     const partner = findPartner(parts.directory, caller, other)
     return {
       source_KME_ID: kmeId,

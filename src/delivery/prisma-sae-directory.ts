@@ -20,6 +20,8 @@ export interface StoredSaeDirectory extends SaeDirectory {
   seed(saes: readonly SeedSae[]): Promise<void>
   /** Reads again now and then until `signal` aborts, for changes made by another process. */
   watch(signal: AbortSignal): Promise<void>
+  /** Whether the latest reading succeeded: what is in memory is what the database holds, and the database answers. */
+  isCurrent(): boolean
 }
 
 const WATCH_INTERVAL_MS = 1000
@@ -66,6 +68,7 @@ export const createSaeDirectory = (parts: { database: Database; clock: Clock; lo
       if (sae.enabled && saes.get(saeId)?.enabled !== true) for (const listener of listeners) listener(saeId)
     }
   }
+  let current = true
   let reading: Promise<void> = Promise.resolve()
   let next: Promise<void> | undefined
   /** A reading that begins after this call and after the one that is running. */
@@ -132,14 +135,17 @@ export const createSaeDirectory = (parts: { database: Database; clock: Clock; lo
       })
       await reload()
     },
+    isCurrent: () => current,
     watch: async (signal) => {
       while (!signal.aborted) {
         await parts.clock.sleep(WATCH_INTERVAL_MS, signal)
         if (signal.aborted) return
         try {
           await reload()
+          current = true
         } catch (error) {
-          parts.log.warn({ error }, 'the SAE directory could not be read again')
+          if (current) parts.log.warn({ error }, 'the SAE directory could not be read again; trying on')
+          current = false
         }
       }
     },

@@ -5,7 +5,7 @@ import { createBatching } from '../kernel/batching.ts'
 import { Conflict, KeyDataAccess } from '../kernel/errors.ts'
 import type { AssignmentId, BlockId, KeyId, KmeId, SaeId } from '../kernel/identifiers.ts'
 import { assignmentTag } from './commitment.ts'
-import type { Claim, ClaimRequest, Issue, KeyMaterial, KeyStore, UnitRun } from './key-store.ts'
+import type { Assignment, Claim, ClaimRequest, Issue, KeyMaterial, KeyStore, UnitRun } from './key-store.ts'
 import {
   assignmentRow,
   blockIdsOf,
@@ -112,29 +112,35 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
     })
   }
 
+  /** Takes the units of all assignments with one statement and opens them. @param more its parameters from $6 on. */
+  const take = async (
+    sql: string,
+    assignments: readonly Assignment[],
+    more: readonly unknown[],
+  ): Promise<(KeyMaterial | Error)[]> => {
+    const blocks = await reader.open(blockIdsOf(assignments))
+    const { blockIds, masks } = masksOf(
+      assignments.flatMap((assignment) => assignment.units),
+      unitCountIn(blocks),
+    )
+    const materials = assignments.map(materialOf)
+    const parameters = [...spanParameters(materials, unitSizeBits), masks, ...more]
+    const rows = await repeatOnContention(() => database.query<SpanRow>(sql, parameters))
+    return joinAll(await reader.open(blockIds), materials, rows)
+  }
+
   const claimTogether = createBatching<ClaimRequest, KeyMaterial | Error>({
     itemsMax: 128,
     lanes: LANES,
     separable,
-    work: async (requests) => {
+    work: (requests) => {
       const assignments = requests.map((request) => request.assignment)
-      const blocks = await reader.open(blockIdsOf(assignments))
-      const { blockIds, masks } = masksOf(
-        assignments.flatMap((assignment) => assignment.units),
-        unitCountIn(blocks),
-      )
-      const materials = assignments.map(materialOf)
-      const rows = await repeatOnContention(() =>
-        database.query<SpanRow>(CLAIM, [
-          ...spanParameters(materials, unitSizeBits),
-          masks,
-          processId,
-          assignments.map((assignment) => assignment.aid),
-          requests.map((request) => request.peerKmeId),
-          assignments.map((assignment) => JSON.stringify(assignment.units)),
-        ]),
-      )
-      return joinAll(await reader.open(blockIds), materials, rows)
+      return take(CLAIM, assignments, [
+        processId,
+        assignments.map((assignment) => assignment.aid),
+        requests.map((request) => request.peerKmeId),
+        assignments.map((assignment) => JSON.stringify(assignment.units)),
+      ])
     },
   })
 
@@ -178,32 +184,20 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
     itemsMax: 128,
     lanes: LANES,
     separable,
-    work: async (issues) => {
+    work: (issues) => {
       const assignments = issues.map((issue) => issue.assignment)
-      const blocks = await reader.open(blockIdsOf(assignments))
-      const { blockIds, masks } = masksOf(
-        assignments.flatMap((assignment) => assignment.units),
-        unitCountIn(blocks),
+      const rows = issues.map((issue) =>
+        assignmentRow('local', issue.peerKmeId, issue.assignment, {
+          lifeS: issue.assignment.ttlS,
+          ended: false,
+          requestId: issue.requestId,
+        }),
       )
-      const materials = assignments.map(materialOf)
-      const rows = await repeatOnContention(() =>
-        database.query<SpanRow>(ISSUE_LOCALLY, [
-          ...spanParameters(materials, unitSizeBits),
-          masks,
-          JSON.stringify(
-            issues.map((issue) =>
-              assignmentRow('local', issue.peerKmeId, issue.assignment, {
-                lifeS: issue.assignment.ttlS,
-                ended: false,
-                requestId: issue.requestId,
-              }),
-            ),
-          ),
-          ...keyColumns(assignments),
-          ...auditColumns(issues.map(issuedEvent)),
-        ]),
-      )
-      return joinAll(await reader.open(blockIds), materials, rows)
+      return take(ISSUE_LOCALLY, assignments, [
+        JSON.stringify(rows),
+        ...keyColumns(assignments),
+        ...auditColumns(issues.map(issuedEvent)),
+      ])
     },
   })
 

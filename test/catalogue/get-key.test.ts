@@ -232,6 +232,9 @@ describe('a KME that is away', () => {
     await database.refuse()
     try {
       expectVerdict(await alice.post(ENC, {}), expected)
+      const here = name === 'kme-a' ? alice : test.bob
+      const status = `/api/v1/keys/${name === 'kme-a' ? 'bob' : 'alice'}/status`
+      await eventually('status promises nothing', async () => (await here.get(status)).status === 503)
       if (name === 'kme-b') expectVerdict(await fetchKeys(test.bob, 'alice', [waiting!]), { status: 503, message: 'b' })
     } finally {
       await database.allow()

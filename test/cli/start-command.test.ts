@@ -84,7 +84,9 @@ describe('kme start', () => {
     expect(output).not.toContain('"event":"listening"')
     const client = new pg.Client({ connectionString: database.url })
     await client.connect()
-    const { rows } = await client.query<{ event: string }>(`SELECT event FROM audit_record WHERE event LIKE 'kme.%' ORDER BY seq DESC LIMIT 2`)
+    const { rows } = await client.query<{ event: string }>(
+      `SELECT event FROM audit_record WHERE event LIKE 'kme.%' ORDER BY seq DESC LIMIT 2`,
+    )
     await client.end()
     expect(rows.map(({ event }) => event)).toEqual(['kme.stopped', 'kme.started'])
   })

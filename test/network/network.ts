@@ -76,7 +76,7 @@ const PARTNERS: Record<string, string[]> = {
 }
 
 /** Calls until it returns something true. @throws Error after the deadline. */
-export const eventually = async <T>(what: string, look: () => Promise<T> | T, deadlineMs = 20_000): Promise<NonNullable<T>> => {
+export const eventually = async <T>(what: string, look: () => Promise<T> | T, deadlineMs = 60_000): Promise<NonNullable<T>> => {
   const startMs = systemClock.monotonicMs()
   for (;;) {
     const seen = await look()
