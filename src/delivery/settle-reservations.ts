@@ -90,16 +90,19 @@ export const createSettlement = (parts: SettlementParts): Settlement => {
     if (outcomes.some((outcome) => outcome.status === 'rejected' || !outcome.value)) pending = true
   }
 
-  /** The pool is a hint; when it disagrees with the store twice in a row it is rebuilt. */
-  const disagreements = new Set<string>()
+  /** The pool is a hint. It is rebuilt when it disagrees with the store and neither moved since the last look: under traffic
+   *  the two always differ by what is on its way. */
+  let lastLook = new Map<string, string>()
   const comparePool = async (): Promise<void> => {
-    const counts = await store.counts()
-    for (const { peerKmeId, unitsMine, unitsTheirs } of counts) {
-      const level = pool.level(peerKmeId)
-      if (level.mine === unitsMine && level.theirs === unitsTheirs) disagreements.delete(peerKmeId)
-      else if (disagreements.has(peerKmeId)) poolIsDoubtful = true
-      else disagreements.add(peerKmeId)
+    const look = new Map<string, string>()
+    for (const { peerKmeId, unitsMine, unitsTheirs } of await store.counts()) {
+      const { mine, theirs } = pool.level(peerKmeId)
+      if (mine === unitsMine && theirs === unitsTheirs) continue
+      const numbers = [mine, theirs, unitsMine, unitsTheirs].join(' ')
+      look.set(peerKmeId, numbers)
+      if (lastLook.get(peerKmeId) === numbers) poolIsDoubtful = true
     }
+    lastLook = look
   }
 
   return {
@@ -138,7 +141,6 @@ export const createSettlement = (parts: SettlementParts): Settlement => {
           }
           if (poolIsDoubtful) {
             poolIsDoubtful = false
-            disagreements.clear()
             await pool.rebuild(store.availableUnits())
           }
         } catch (error) {

@@ -68,7 +68,12 @@ export const settleMethods = ({ database, working }: SettleParts): SettleMethods
         units: UnitRun[]
         claimed_at: Date
         state: ReservationState
-      }>(`SELECT aid, peer_kme_id, units, claimed_at, state FROM reservation ORDER BY claimed_at LIMIT 1000`)
+      }>(
+        // Some of each peer: what waits for one that is away must not hide what can be settled with others.
+        `SELECT aid, peer_kme_id, units, claimed_at, state
+         FROM (SELECT *, row_number() OVER (PARTITION BY peer_kme_id, state ORDER BY claimed_at) AS place FROM reservation) r
+         WHERE place <= 500`,
+      )
       return rows
         .filter((row) => row.state !== 'RESERVED' || !(before.has(row.aid) || working.has(row.aid)))
         .map((row) => ({
