@@ -10,6 +10,7 @@ import { fileURLToPath } from 'node:url'
 import { allPorts, portsOf } from '../../src/demo/layout.ts'
 import { systemClock } from '../../src/kernel/clock.ts'
 import { freePorts } from '../setup/free-port.ts'
+import { eventually } from '../setup/eventually.ts'
 
 const KME = fileURLToPath(new URL('../../src/cli/kme.ts', import.meta.url))
 
@@ -129,13 +130,7 @@ export const isRunning = (pid: number): boolean => {
   }
 }
 
-export const eventually = async (what: string, look: () => boolean | Promise<boolean>, deadlineMs = 20_000): Promise<void> => {
-  const startMs = systemClock.monotonicMs()
-  while (!(await look())) {
-    if (systemClock.monotonicMs() - startMs > deadlineMs) throw new Error(`did not happen in time: ${what}`)
-    await systemClock.sleep(50)
-  }
-}
+export { eventually }
 
 export interface Credentials {
   readonly cert: string | Buffer

@@ -7,7 +7,7 @@ import { systemClock } from '../../src/kernel/clock.ts'
 import type { LinkId } from '../../src/kernel/identifiers.ts'
 import { systemRandom } from '../../src/kernel/random.ts'
 import { createTcpDriver } from '../../src/link/drivers/tcp-driver.ts'
-import { eventually } from './eventually.ts'
+import { eventually } from '../setup/eventually.ts'
 import { read, takeBlocks } from './reader.ts'
 
 describe('kme device-emulator', () => {

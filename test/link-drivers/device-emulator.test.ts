@@ -6,7 +6,7 @@ import { obeyControlLine } from '../../src/device-emulator/control-line.ts'
 import { createDeviceEmulator } from '../../src/device-emulator/device-emulator.ts'
 import type { DeviceEmulator, DeviceEmulatorOptions, EndName } from '../../src/device-emulator/device-emulator.ts'
 import { createTcpDriver } from '../../src/link/drivers/tcp-driver.ts'
-import { eventually } from './eventually.ts'
+import { eventually } from '../setup/eventually.ts'
 import { read, takeBlocks } from './reader.ts'
 import type { Reader } from './reader.ts'
 

@@ -1,7 +1,7 @@
 /** What every link driver must do, whatever device is behind it. A driver's test file calls `describeLinkDriver`. */
 import { afterEach, describe, expect, it } from '@jest/globals'
 import type { KeyBlock, LinkDriver } from '../../src/link/link.ts'
-import { eventually } from './eventually.ts'
+import { eventually } from '../setup/eventually.ts'
 import { describeBlock, read, takeBlocks } from './reader.ts'
 import type { Reader } from './reader.ts'
 

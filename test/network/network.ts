@@ -21,6 +21,7 @@ import { SecretBytes } from '../../src/kernel/secret-bytes.ts'
 import { createAuthorities } from '../../src/pki/authorities.ts'
 import type { CertificateAuthorities } from '../../src/pki/pki.ts'
 import { freePort } from '../setup/free-port.ts'
+import { eventually } from '../setup/eventually.ts'
 import { createTestDatabase, type TestDatabase } from '../setup/test-database.ts'
 
 export type KmeName = 'kme-a' | 'kme-b'
@@ -75,16 +76,7 @@ const PARTNERS: Record<string, string[]> = {
   carol: [],
 }
 
-/** Calls until it returns something true. @throws Error after the deadline. */
-export const eventually = async <T>(what: string, look: () => Promise<T> | T, deadlineMs = 60_000): Promise<NonNullable<T>> => {
-  const startMs = systemClock.monotonicMs()
-  for (;;) {
-    const seen = await look()
-    if (seen) return seen
-    if (systemClock.monotonicMs() - startMs > deadlineMs) throw new Error(`did not happen in time: ${what}`)
-    await systemClock.sleep(25)
-  }
-}
+export { eventually }
 
 export type Network = Awaited<ReturnType<typeof startNetwork>>
 
