@@ -254,6 +254,7 @@ describe('the last keys', () => {
       )) as [{ reserved: number }]
       return reserved === 0
     })
+    await eventually('kme-a serves again', async () => (await alice.get('/api/v1/keys/bob/status')).status === 200)
   })
 
   it('K33 one key short of the number: 503, nothing is lost, and the exact number is served', async () => {

@@ -186,7 +186,8 @@ describe('the demo network', () => {
     process.kill(before['postgres']!, 'SIGKILL')
     await eventually('PostgreSQL runs again', () => ![undefined, before['postgres']].includes(pidsOf(place)['postgres']))
     await eventually('keys again', async () => (await getAs(place, 'alice', 'bob/enc_keys')).status === 200)
-    expect((await getAs(place, 'bob', `alice/dec_keys?key_ID=${key.key_ID}`)).json).toEqual({ keys: [key] })
+    const fetched = await untilAnswered(() => getAs(place, 'bob', `alice/dec_keys?key_ID=${key.key_ID}`))
+    expect(fetched.json).toEqual({ keys: [key] })
   })
 
   it('stops within ten seconds, leaves nothing running, and goes on with the same keys', async () => {
