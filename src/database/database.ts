@@ -83,7 +83,10 @@ export const openDatabase = (options: DatabaseOptions): Database => {
     options: SESSION_SETTINGS.map((setting) => `-c ${setting}`).join(' '),
     keepAlive: true,
   })
-  pool.on('error', options.onError)
+  // Each connection tells of its own loss, also between two statements of a transaction, when the pool does not listen: an
+  // error nobody hears would end the process. The statement that comes next fails by itself.
+  pool.on('connect', (client) => client.on('error', options.onError))
+  pool.on('error', () => undefined)
   const prisma = new PrismaClient({ adapter: new PrismaPg(pool) })
 
   const names = new Map<string, string>()

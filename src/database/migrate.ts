@@ -47,6 +47,8 @@ interface Applied {
 export const applyMigrations = async (url: string, directory = MIGRATIONS): Promise<void> => {
   const migrations = await readMigrations(directory)
   const client = new pg.Client({ connectionString: url })
+  // A connection lost between two statements makes the next one fail; unheard, its error would end the process.
+  client.on('error', () => undefined)
   await client.connect()
   try {
     await client.query('SELECT pg_advisory_lock($1)', [PRISMA_MIGRATE_LOCK])

@@ -17,6 +17,7 @@ import { createAccount, type Account } from './account.ts'
 import { createPlan, type Plan } from './plan.ts'
 import { startTraffic } from './traffic.ts'
 
+const EXIT_CRASHED = 127
 const EXIT_NOT_HEALED = 128
 const EXIT_VIOLATION = 129
 const HEAL_DEADLINE_MS = 30_000
@@ -243,7 +244,8 @@ const soak = async (options: { minutes: number; seed: number }): Promise<void> =
     say(`logs of the KMEs: ${kept}`)
   }
   say(`seed ${options.seed}: ${summary()}, healed in ${(healMs / 1000).toFixed(1)} s`)
-  process.exitCode = violations.length > 0 ? EXIT_VIOLATION : unhealed !== undefined ? EXIT_NOT_HEALED : 0
+  process.exitCode =
+    violations.length > 0 ? EXIT_VIOLATION : unhealed !== undefined ? EXIT_NOT_HEALED : figures.diedUnasked > 0 ? EXIT_CRASHED : 0
 }
 
 const program = new Command('soak')

@@ -1,0 +1,32 @@
+import { afterAll, beforeAll, expect, it } from '@jest/globals'
+import { openDatabase, type Database } from '../../src/database/database.ts'
+import { createTestDatabase, type TestDatabase } from '../setup/test-database.ts'
+
+let testDatabase: TestDatabase
+let database: Database
+let heardOf = (_error: Error): void => undefined
+
+beforeAll(async () => {
+  testDatabase = await createTestDatabase()
+  database = openDatabase({ url: testDatabase.url, connections: 4, onError: (error) => heardOf(error) })
+})
+
+afterAll(async () => {
+  await database[Symbol.asyncDispose]()
+  await testDatabase.drop()
+})
+
+it('a connection that dies between two statements of a transaction rolls it back and ends nothing else', async () => {
+  await database.query('CREATE TABLE mark (name TEXT)')
+  const torn = database.transaction(async (statements) => {
+    await statements.query(`INSERT INTO mark VALUES ('torn')`)
+    const [own] = await statements.query<{ pid: number }>('SELECT pg_backend_pid() AS pid')
+    // The server says that it closes the connection while nobody waits for an answer on it.
+    const lost = new Promise<Error>((resolve) => (heardOf = resolve))
+    await database.query('SELECT pg_terminate_backend($1)', [own?.pid])
+    expect((await lost).message).toMatch('terminating connection')
+    await statements.query(`INSERT INTO mark VALUES ('after')`)
+  })
+  await expect(torn).rejects.toThrow()
+  expect(await database.query('SELECT name FROM mark')).toEqual([])
+})
