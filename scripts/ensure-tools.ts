@@ -9,7 +9,10 @@ interface Tool {
   readonly debianPackage: string
 }
 
-const TOOLS: readonly Tool[] = [{ program: 'openssl', probe: ['version'], debianPackage: 'openssl' }]
+const TOOLS: readonly Tool[] = [
+  { program: 'openssl', probe: ['version'], debianPackage: 'openssl' },
+  { program: 'redis-server', probe: ['--version'], debianPackage: 'redis-server' },
+]
 
 const answers = (program: string, args: readonly string[]): boolean => spawnSync(program, args, { stdio: 'ignore' }).status === 0
 
