@@ -30,6 +30,7 @@ import type { KmeId } from './kernel/identifiers.ts'
 import type { Logger } from './kernel/log.ts'
 import { systemRandom, type Random } from './kernel/random.ts'
 import type { SecretBytes } from './kernel/secret-bytes.ts'
+import { accountOf, toSharePolicy } from './key-pool/accounts.ts'
 import { createMemoryKeyPool } from './key-pool/memory-key-pool.ts'
 import { expireKeys } from './key-store/expire-keys.ts'
 import { createKeyStore } from './key-store/prisma-key-store.ts'
@@ -102,7 +103,8 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     })
     const saes = createSaeDirectory({ database, clock, log: log.slice('delivery') })
     await saes.seed(config.saes)
-    const pool = createMemoryKeyPool()
+    const policy = toSharePolicy(config.sharing)
+    const pool = createMemoryKeyPool({ policy, clock })
     await pool.rebuild(store.availableUnits())
 
     // Certificates
@@ -153,7 +155,18 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       lendFloorKeys: config.keys.lendFloor,
     }
     const metrics = createMetrics({ version, pools: pool, links, peers })
-    const deliveryParts = { kmeId, directory: saes, pool, store, peers, limits, audit, random, log: log.slice('delivery') }
+    const deliveryParts = {
+      kmeId,
+      directory: saes,
+      pool,
+      store,
+      peers,
+      limits,
+      audit,
+      random,
+      log: log.slice('delivery'),
+      accountOf: accountOf(policy),
+    }
     const settlement = createSettlement({
       ...deliveryParts,
       burnAfterS: config.keys.burnAfterS,

@@ -72,22 +72,25 @@ const registerVersion = (registry: Registry, version: string): void => {
   info.set({ version }, 1)
 }
 
+type GaugeValue<Label extends string> = readonly [Record<Label, string>, number]
+
 /** A gauge with one value per source, read anew at each scrape; sources that are gone disappear. */
 const registerGauge = <Label extends string>(
   registry: Registry,
   name: string,
   help: string,
   labelNames: readonly Label[],
-  read: () => Iterable<readonly [Record<Label, string>, number]>,
+  read: () => Iterable<GaugeValue<Label>> | Promise<Iterable<GaugeValue<Label>>>,
 ): void => {
   new Gauge<Label>({
     name,
     help,
     labelNames,
     registers: [registry],
-    collect() {
+    async collect() {
+      const values = await read()
       this.reset()
-      for (const [labels, value] of read()) this.set(labels, value)
+      for (const [labels, value] of values) this.set(labels, value)
     },
   })
 }
@@ -98,8 +101,8 @@ const registerPools = (registry: Registry, pools: KeyPool): void => {
     'kme_pool_keys',
     'Keys of default size in a pool, by the KME that may issue them',
     ['peer', 'issuer'],
-    () =>
-      pools.levels().flatMap(({ peerKmeId, mine, theirs }): [{ peer: string; issuer: string }, number][] => [
+    async () =>
+      (await pools.levels()).flatMap(({ peerKmeId, mine, theirs }): [{ peer: string; issuer: string }, number][] => [
         [{ peer: peerKmeId, issuer: 'mine' }, mine],
         [{ peer: peerKmeId, issuer: 'theirs' }, theirs],
       ]),

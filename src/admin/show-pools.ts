@@ -21,14 +21,14 @@ export const showPoolsRoutes = (parts: ShowPoolsParts): AdminRoute[] => [
     method: 'get',
     path: '/api/v1/pools',
     scope: 'pool:read',
-    handle: () => ({ json: { pools: parts.pools.levels().map((level) => toPool(level, parts)) } }),
+    handle: async () => ({ json: { pools: (await parts.pools.levels()).map((level) => toPool(level, parts)) } }),
   },
   {
     method: 'get',
     path: '/api/v1/pools/:kmeId',
     scope: 'pool:read',
-    handle: ({ pathParameter }) => {
-      const level = parts.pools.levels().find(({ peerKmeId }) => peerKmeId === pathParameter)
+    handle: async ({ pathParameter }) => {
+      const level = (await parts.pools.levels()).find(({ peerKmeId }) => peerKmeId === pathParameter)
       if (level === undefined) throw new NotFound('there is no pool for this KME')
       return { json: toPool(level, parts) }
     },

@@ -74,6 +74,29 @@ const tcpLink = z.strictObject({
 
 const sae = z.strictObject({ id: saeId, kme: kmeId, sharesWith: z.array(saeId).default([]) })
 
+const weight = z.number().positive().max(1000)
+const share = {
+  /** Keys of each pool that are always kept for it. */
+  floorKeys: z.int().min(0).default(0),
+  /** Its part of the fair shares and of new key, beside the others' weights. */
+  weight: weight.default(1),
+  /** Whether it may use the emergency reserve. */
+  emergency: z.boolean().default(false),
+}
+
+const sharing = z.strictObject({
+  /** The last so many keys of a pool are shared out among the SAEs that ask; 0 switches fair sharing off. */
+  fairKeys: z.int().min(0).default(512),
+  /** For so long after it asked an SAE has its fair share. */
+  activeS: z.int().min(1).max(86_400).default(30),
+  /** Keys of each pool that only SAEs marked with `emergency` may use. */
+  emergencyKeys: z.int().min(0).default(0),
+  /** SAEs with a share of their own. */
+  saes: z.array(z.strictObject({ sae: saeId, ...share })).default([]),
+  /** Pairs with a share of their own, apart from that of the master SAE. */
+  pairs: z.array(z.strictObject({ master: saeId, slave: saeId, ...share })).default([]),
+})
+
 const schema = z.strictObject({
   kme: z.strictObject({
     /** Unique in the QKD network; also in the SAN URI `urn:kme:kme:<id>` of this KME's certificate. */
@@ -125,6 +148,7 @@ const schema = z.strictObject({
     tokenKey: z.string(),
   }),
   keys: keys.prefault({}),
+  sharing: sharing.prefault({}),
   peers: z.array(peer).default([]),
   links: z.array(z.discriminatedUnion('driver', [tcpLink])).default([]),
   /** SAEs registered at first start. Afterwards the admin API and `kme sae` change them. */
@@ -194,13 +218,14 @@ interface WellFormedParts {
   readonly kmeId: string | undefined
   readonly listeners: readonly { readonly name: string; readonly host?: string | undefined; readonly port?: number | undefined }[]
   readonly keys: Partial<Config['keys']>
+  readonly sharing: Config['sharing'] | undefined
   readonly peers: readonly Partial<Config['peers'][number]>[]
   readonly links: readonly Partial<Config['links'][number]>[]
   readonly saes: readonly Partial<Config['saes'][number]>[]
 }
 
 const wellFormedParts = (written: unknown): WellFormedParts => {
-  const { kme, keys: writtenKeys, peers, links, saes, ...others } = asObject(written)
+  const { kme, keys: writtenKeys, sharing: writtenSharing, peers, links, saes, ...others } = asObject(written)
   const id = kmeId.safeParse(asObject(kme)['id'])
   return {
     kmeId: id.data,
@@ -209,6 +234,7 @@ const wellFormedParts = (written: unknown): WellFormedParts => {
       ...wellFormedMembers(z.object(listener), others[name]),
     })),
     keys: wellFormedMembers(keys, writtenKeys),
+    sharing: sharing.safeParse(writtenSharing ?? {}).data,
     peers: asList(peers).map((entry) => wellFormedMembers(peer, entry)),
     links: asList(links).map((entry) => wellFormedMembers(tcpLink, entry)),
     saes: asList(saes).map((entry) => wellFormedMembers(sae, entry)),
@@ -228,6 +254,7 @@ const asList = (written: unknown): readonly unknown[] => (Array.isArray(written)
 
 const crossCheck = (parts: WellFormedParts): string[] => [
   ...checkKeys(parts.keys),
+  ...checkSharing(parts),
   ...checkListeners(parts.listeners),
   ...checkPeers(parts),
   ...checkLinks(parts),
@@ -241,6 +268,19 @@ const checkKeys = ({ minSizeBits, sizeBits, maxSizeBits, lendFloor, maxStored }:
   if (isBelow(maxSizeBits ?? Infinity, sizeBits ?? 0)) faults.push('keys.sizeBits: larger than keys.maxSizeBits')
   if (!isBelow(lendFloor, maxStored)) faults.push('keys.lendFloor: not below keys.maxStored, so nothing would ever be lent')
   return faults
+}
+
+/** SAEs may be registered later, so that one that is not among the saes is no fault. */
+const checkSharing = ({ sharing: shares, keys: { lendFloor } }: WellFormedParts): string[] => {
+  if (shares === undefined) return []
+  const kept = [...shares.saes, ...shares.pairs].reduce((sum, { floorKeys }) => sum + floorKeys, shares.emergencyKeys)
+  return [
+    ...twice('sharing.saes', 'sae', shares.saes, ({ sae: id }) => id),
+    ...twice('sharing.pairs', 'master', shares.pairs, ({ master, slave }) => `the pair ${master} and ${slave}`),
+    ...(kept > (lendFloor ?? Infinity)
+      ? [`keys.lendFloor: below the ${kept} keys that sharing keeps for SAEs, so they would be lent away`]
+      : []),
+  ]
 }
 
 const EVERY_ADDRESS = new Set(['0.0.0.0', '::', '[::]'])

@@ -15,7 +15,7 @@ import {
 import type { AssignmentId, KeyId, KmeId, SaeId } from '../kernel/identifiers.ts'
 import type { Logger } from '../kernel/log.ts'
 import type { Random } from '../kernel/random.ts'
-import type { KeyPool } from '../key-pool/key-pool.ts'
+import type { Account, KeyPool } from '../key-pool/key-pool.ts'
 import type { Assignment, Claim, KeyMaterial, KeyStore, PriorIssue, UnitRun } from '../key-store/key-store.ts'
 import { PeerCallFailed, type AssignmentAnswer, type PeerDirectory, type PeerKme } from '../peer/peer.ts'
 import type { DeliveryLimits, SaeDirectory } from './delivery.ts'
@@ -34,6 +34,8 @@ export interface GetKeyParts {
   readonly settlement: Settlement
   /** Asks the other end of a link to lend units when this end has too few. False when it lent none. */
   readonly borrow: (peerKmeId: KmeId, unitCount: number) => Promise<boolean>
+  /** Whom the pool counts a request for. */
+  readonly accountOf: (masterSaeId: SaeId, slaveSaeId: SaeId) => Account
   readonly random: Random
   readonly log: Logger
 }
@@ -129,15 +131,14 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
   const takeUnits = async (wanted: Wanted): Promise<readonly UnitRun[]> => {
     const unitCount = unitCountOf(wanted)
     const target = wanted.targetKmeId
-    const units = pool.take(target, unitCount)
-    if (units !== undefined) return units
-    for (let attempt = 1; attempt <= CLAIM_ATTEMPTS && target !== kmeId; attempt += 1) {
+    const account = parts.accountOf(wanted.masterSaeId, wanted.slaveSaeIds[0] as SaeId)
+    for (let attempt = 1; ; attempt += 1) {
+      const taken = await pool.take(target, account, unitCount)
+      if ('units' in taken) return taken.units
       // Several requests may share one loan; whoever finds it used up asks for another.
-      if (!(await parts.borrow(target, unitCount - pool.level(target).mine))) break
-      const again = pool.take(target, unitCount)
-      if (again !== undefined) return again
+      const mayBorrow = target !== kmeId && attempt <= CLAIM_ATTEMPTS
+      if (!mayBorrow || !(await parts.borrow(target, taken.missing))) throw new KeysExhausted(RETRY_EXHAUSTED_S)
     }
-    throw new KeysExhausted(RETRY_EXHAUSTED_S)
   }
 
   /** Master and slaves at this KME: no other KME has to agree. */
@@ -190,7 +191,7 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
     } catch (error) {
       if (error instanceof PeerCallFailed && !error.maybeReceived) {
         // Rule R1: this same process knows that not one byte of the offer was sent.
-        pool.giveBack(peer.kmeId, await parts.settlement.giveBack(assignment.aid, 'R1'))
+        await pool.giveBack(peer.kmeId, await parts.settlement.giveBack(assignment.aid, 'R1'))
       } else {
         await parts.settlement.abort(assignment.aid, 'no answer to the assignment')
       }

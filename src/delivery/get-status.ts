@@ -1,7 +1,7 @@
-/** Method "Get status" (ETSI GS QKD 014, 5.2): what the caller could ask for now. Reads memory only and changes nothing. */
+/** Method "Get status" (ETSI GS QKD 014, 5.2): what the caller could ask for now. Asks the pool and changes nothing. */
 import { Unavailable } from '../kernel/errors.ts'
 import type { KmeId, SaeId } from '../kernel/identifiers.ts'
-import type { KeyPool } from '../key-pool/key-pool.ts'
+import type { Account, KeyPool } from '../key-pool/key-pool.ts'
 import type { PeerDirectory } from '../peer/peer.ts'
 import type { DeliveryLimits, SaeDirectory } from './delivery.ts'
 import { findPartner } from './route-to-slaves.ts'
@@ -14,6 +14,8 @@ export interface GetStatusParts {
   readonly limits: DeliveryLimits
   /** Whether the database answers. Without it no key can be drawn, and status must not promise any. */
   readonly databaseAnswers: () => boolean
+  /** Whom the pool counts a request for. */
+  readonly accountOf: (masterSaeId: SaeId, slaveSaeId: SaeId) => Account
 }
 
 /** Status, table 9. Sizes in bits. */
@@ -31,21 +33,22 @@ export interface Status {
   readonly max_SAE_ID_count: number
 }
 
-/** Keys of default size that could be drawn now: those this KME issues, and those the peer would lend.
- *  None while the peer does not answer, because no key leaves without its consent. */
-export const deliverableKeys = (
-  { kmeId, pool, peers, limits }: Omit<GetStatusParts, 'directory' | 'databaseAnswers'>,
+/** Keys of default size that could be drawn now: those this KME issues, as far as they are not kept for others, and those the
+ *  peer would lend. None while the peer does not answer, because no key leaves without its consent. */
+const deliverableKeys = async (
+  { kmeId, pool, peers, limits }: GetStatusParts,
   target: KmeId,
-): number => {
-  const level = pool.level(target)
-  if (target === kmeId) return Math.min(level.mine, limits.maxStoredKeys)
+  account: Account,
+): Promise<number> => {
+  if (target === kmeId) return Math.min(await pool.drawable(target, account), limits.maxStoredKeys)
   if (peers.named(target)?.available() !== true) return 0
-  return Math.min(level.mine + Math.max(0, level.theirs - limits.lendFloorKeys), limits.maxStoredKeys)
+  const [drawable, { theirs }] = await Promise.all([pool.drawable(target, account), pool.level(target)])
+  return Math.min(drawable + Math.max(0, theirs - limits.lendFloorKeys), limits.maxStoredKeys)
 }
 
 export const makeGetStatus =
   (parts: GetStatusParts) =>
-  (caller: SaeId, other: string): Status => {
+  async (caller: SaeId, other: string): Promise<Status> => {
     const { kmeId, limits } = parts
     if (!parts.databaseAnswers()) throw new Unavailable()
     const partner = findPartner(parts.directory, caller, other)
@@ -55,7 +58,7 @@ export const makeGetStatus =
       master_SAE_ID: caller,
       slave_SAE_ID: partner.saeId,
       key_size: limits.keySizeBits,
-      stored_key_count: deliverableKeys(parts, partner.kmeId),
+      stored_key_count: await deliverableKeys(parts, partner.kmeId, parts.accountOf(caller, partner.saeId)),
       max_key_count: limits.maxStoredKeys,
       max_key_per_request: limits.maxKeysPerRequest,
       max_key_size: limits.maxKeySizeBits,

@@ -37,8 +37,8 @@ export const mountDeliveryPeerApi = (
   /** Burnt units are first freed of the assignment they were offered for, then used up. */
   const retire = async (kmeId: KmeId, { aid, units }: Retirement): Promise<{ outcome: 'retired' }> => {
     const answer = await parts.store.voidAssignment(kmeId, aid)
-    if (answer.outcome === 'voided') parts.pool.adjustTheirs(kmeId, answer.freedTheirs)
-    parts.pool.adjustTheirs(kmeId, -(await parts.store.retire(kmeId, units)))
+    if (answer.outcome === 'voided') await parts.pool.adjustTheirs(kmeId, answer.freedTheirs)
+    await parts.pool.adjustTheirs(kmeId, -(await parts.store.retire(kmeId, units)))
     return { outcome: 'retired' }
   }
 
@@ -58,7 +58,7 @@ export const mountDeliveryPeerApi = (
       // One after the other: after a crash there may be many, and each is a transaction of its own.
       for (const aid of aids) {
         const answer = await orFailed(parts.store.voidAssignment(kmeId, aid))
-        if (answer.outcome === 'voided') parts.pool.adjustTheirs(kmeId, answer.freedTheirs)
+        if (answer.outcome === 'voided') await parts.pool.adjustTheirs(kmeId, answer.freedTheirs)
         answers.push({ outcome: answer.outcome })
       }
       sendJson(response, { answers })

@@ -43,10 +43,10 @@ export const mountDeliveryApi = (app: Express, parts: DeliveryRoutesParts): void
   }
 
   only(app, '/api/v1/keys/:slaveSaeId/status', {
-    get: (request, response) => {
+    get: async (request, response) => {
       refuseBody(request)
       if (parseQuery(request).size > 0) throw new BadRequest([{ reason: 'status takes no parameters' }])
-      sendJson(response, parts.getStatus(callerSae(request).saeId, pathSegment(request, SAE_SEGMENT)))
+      sendJson(response, await parts.getStatus(callerSae(request).saeId, pathSegment(request, SAE_SEGMENT)))
     },
   })
 

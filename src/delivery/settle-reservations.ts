@@ -74,7 +74,7 @@ export const createSettlement = (parts: SettlementParts): Settlement => {
     const answer = await peer.abort(aid)
     if (answer === 'failed') return false
     if (answer === 'voided') {
-      pool.giveBack(peerKmeId, await store.giveBack(aid, 'R2'))
+      await pool.giveBack(peerKmeId, await store.giveBack(aid, 'R2'))
       log.info({ aid, peer: peerKmeId }, 'an unsettled assignment was voided, its units are free again')
     } else {
       await burn(aid, 'the peer had released it')
@@ -96,13 +96,22 @@ export const createSettlement = (parts: SettlementParts): Settlement => {
   const comparePool = async (): Promise<void> => {
     const look = new Map<string, string>()
     for (const { peerKmeId, unitsMine, unitsTheirs } of await store.counts()) {
-      const { mine, theirs } = pool.level(peerKmeId)
+      const { mine, theirs } = await pool.level(peerKmeId)
       if (mine === unitsMine && theirs === unitsTheirs) continue
       const numbers = [mine, theirs, unitsMine, unitsTheirs].join(' ')
       look.set(peerKmeId, numbers)
       if (lastLook.get(peerKmeId) === numbers) poolIsDoubtful = true
     }
     lastLook = look
+  }
+
+  const rebuildPool = async (): Promise<void> => {
+    try {
+      await pool.rebuild(store.availableUnits())
+    } catch (error) {
+      poolIsDoubtful = true
+      throw error
+    }
   }
 
   return {
@@ -139,9 +148,10 @@ export const createSettlement = (parts: SettlementParts): Settlement => {
             comparedMs = clock.monotonicMs()
             await comparePool()
           }
-          if (poolIsDoubtful) {
+          if (poolIsDoubtful || pool.needsRebuild()) {
+            // Doubts that come up while it is rebuilt count for the next time.
             poolIsDoubtful = false
-            await pool.rebuild(store.availableUnits())
+            await rebuildPool()
           }
         } catch (error) {
           pending = true

@@ -1,5 +1,5 @@
-/** Door of the key pool: which unit keys wait to be issued to which peer KME. The pool holds hints in line, never
- *  material and never the truth: a claim in the key store decides. Losing the pool costs a rebuild. */
+/** Door of the key pool: which unit keys wait to be issued to which peer KME, and whom they are kept for. The pool holds
+ *  hints in line, never material and never the truth: a claim in the key store decides. Losing the pool costs a rebuild. */
 import type { KmeId } from '../kernel/identifiers.ts'
 import type { AvailableUnits, UnitRun } from '../key-store/key-store.ts'
 
@@ -9,20 +9,46 @@ export interface PoolLevel {
   readonly mine: number
   /** Units the peer may issue, as far as this KME knows. */
   readonly theirs: number
+  /** Of `mine`, kept aside: floors, fair shares and the emergency reserve. */
+  readonly reserved: number
+  /** Running totals of all processes since the pool was built; rates are differences of these. Units that came in, */
+  readonly offeredTotal: number
+  /** units taken for requests and not given back, */
+  readonly takenTotal: number
+  /** and requests that found too few. */
+  readonly refusedTotal: number
 }
 
+/** All units asked for, or how many more the pool would have to hold for this account. */
+export type Taken = { readonly units: readonly UnitRun[] } | { readonly missing: number }
+
+/** For whom units are taken: the SAE, or the pair of SAEs where the pair has a share of its own. */
+export type Account = string
+
+/** Takes only what is kept for no one. */
+export const NOBODY: Account = ''
+
+/** The other end of the link, which was promised what lies above the floor for loans: takes also what is kept for SAEs here. */
+export const BORROWER: Account = '>'
+
 export interface KeyPool {
-  /** Puts units at the end of the line for their peer. */
-  offer(units: AvailableUnits): void
-  /** Takes exactly `unitCount` units out of the line, oldest first, or none and undefined when there are fewer. */
-  take(peerKmeId: KmeId, unitCount: number): readonly UnitRun[] | undefined
+  /** Puts units at the end of the line for their peer. New key from a link or another source is shared out first to those whose
+   *  share is not full; a loan was asked for by someone who waits for it. */
+  offer(units: AvailableUnits, source?: 'new' | 'loan'): Promise<void>
+  /** Takes exactly `unitCount` units out of the line, oldest first, or none. */
+  take(peerKmeId: KmeId, account: Account, unitCount: number): Promise<Taken>
   /** Puts units taken before back at the head of the line. */
-  giveBack(peerKmeId: KmeId, units: readonly UnitRun[]): void
+  giveBack(peerKmeId: KmeId, units: readonly UnitRun[]): Promise<void>
   /** The peer issued, lent (`unitCount` < 0) or got back units of its own. */
-  adjustTheirs(peerKmeId: KmeId, unitCount: number): void
-  level(peerKmeId: KmeId): PoolLevel
-  levels(): readonly PoolLevel[]
-  /** Empties the pool and fills it from the key store. */
+  adjustTheirs(peerKmeId: KmeId, unitCount: number): Promise<void>
+  /** How many units of `mine` this account could take now. */
+  drawable(peerKmeId: KmeId, account: Account): Promise<number>
+  level(peerKmeId: KmeId): Promise<PoolLevel>
+  levels(): Promise<readonly PoolLevel[]>
+  /** Whether the pool knows that its content is not to be relied on. */
+  needsRebuild(): boolean
+  /** Empties the pool and fills it from the key store.
+   *  @throws when either cannot be reached; the pool then still needs it. */
   rebuild(units: AsyncIterable<AvailableUnits>): Promise<void>
 }
 

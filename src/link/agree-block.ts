@@ -52,7 +52,7 @@ export const createBlockAgreement = (parts: AgreeBlockParts): BlockAgreement => 
   const release = async (blockId: BlockId): Promise<void> => {
     const units = await store.release(blockId)
     if (units === undefined) return
-    pool.offer(units)
+    await pool.offer(units)
     parts.onAgreed(units)
   }
   const discard = async (blockId: BlockId, reason: string): Promise<void> => {

@@ -29,24 +29,24 @@ const INTERVAL_MS = 200
 /** Keeps the local pool filled until `signal` aborts. */
 export const fillLocalPool = async (parts: FillLocalPoolParts, signal: AbortSignal): Promise<void> => {
   const { kmeId, store, pool, random, clock } = parts
-  const offer = (units: AvailableUnits | undefined): void => {
-    if (units !== undefined) pool.offer(units)
+  const offer = async (units: AvailableUnits | undefined): Promise<void> => {
+    if (units !== undefined) await pool.offer(units)
   }
   let leftOver = true
   while (!signal.aborted) {
     try {
       if (leftOver) {
         // Blocks that a process stored and did not live to release.
-        for (const block of await store.pendingBlocks(LOCAL_LINK)) offer(await store.release(block.blockId))
+        for (const block of await store.pendingBlocks(LOCAL_LINK)) await offer(await store.release(block.blockId))
         leftOver = false
       }
-      while (!signal.aborted && pool.level(kmeId).mine < parts.localStored) {
+      while (!signal.aborted && (await pool.level(kmeId)).mine < parts.localStored) {
         const deviceBlock = random.uuid()
         const blockId = blockIdOf(LOCAL_LINK, deviceBlock)
         const bytes = Buffer.allocUnsafeSlow(TAG_KEY_BYTES + (UNITS_PER_BLOCK * parts.unitSizeBits) / 8)
         const key = SecretBytes.adopt(random.fill(bytes))
         await store.deposit({ blockId, linkId: LOCAL_LINK, deviceBlock, peerKmeId: kmeId, issuedHere: 'all', key })
-        offer(await store.release(blockId))
+        await offer(await store.release(blockId))
       }
     } catch (error) {
       parts.log.warn({ error }, 'the local pool could not be filled; trying again')

@@ -4,7 +4,7 @@ import type { Clock } from '../kernel/clock.ts'
 import type { KmeId } from '../kernel/identifiers.ts'
 import type { Logger } from '../kernel/log.ts'
 import type { Random } from '../kernel/random.ts'
-import { unitCountOf, type KeyPool } from '../key-pool/key-pool.ts'
+import { BORROWER, unitCountOf, type KeyPool } from '../key-pool/key-pool.ts'
 import type { KeyStore, UnitRun } from '../key-store/key-store.ts'
 import type { PeerDirectory } from '../peer/peer.ts'
 
@@ -45,16 +45,17 @@ export const createLending = (parts: LendUnitsParts): Lending => {
     const runs = await peer.requestLoan(loanId, unitCount)
     const gained = await store.borrow(peerKmeId, loanId, runs)
     if (gained === undefined) return false
-    for (const run of gained) pool.offer({ peerKmeId, mine: run, theirs: 0 })
+    for (const run of gained) await pool.offer({ peerKmeId, mine: run, theirs: 0 }, 'loan')
     const count = unitCountOf(gained)
-    pool.adjustTheirs(peerKmeId, -count)
+    await pool.adjustTheirs(peerKmeId, -count)
     log.info({ peerKmeId, units: count }, 'units borrowed')
     return count > 0
   }
 
   const startLoan = async (peerKmeId: KmeId, unitCount: number): Promise<boolean> => {
     // The pool knows what the peer has to spare; asking in vain would cost every request of a drained pool a round trip.
-    if (pool.level(peerKmeId).theirs <= parts.lendFloorUnits || peers.named(peerKmeId)?.available() !== true) return false
+    const { theirs } = await pool.level(peerKmeId)
+    if (theirs <= parts.lendFloorUnits || peers.named(peerKmeId)?.available() !== true) return false
     const loanId = parts.random.uuid()
     await store.openLoan(peerKmeId, loanId)
     try {
@@ -77,11 +78,13 @@ export const createLending = (parts: LendUnitsParts): Lending => {
     lend: async (peerKmeId, loanId, unitCount) => {
       const given = await store.loanGiven(peerKmeId, loanId)
       if (given !== undefined) return given
-      const spare = Math.max(0, pool.level(peerKmeId).mine - parts.lendFloorUnits)
+      const { mine } = await pool.level(peerKmeId)
+      const spare = Math.max(0, mine - parts.lendFloorUnits)
       // If the hints are stale or the outcome unknown, the units are missing in the pool until it is compared with the store.
-      const runs = pool.take(peerKmeId, Math.min(unitCount, spare, LOAN_UNITS_MAX)) ?? []
+      const taken = await pool.take(peerKmeId, BORROWER, Math.min(unitCount, spare, LOAN_UNITS_MAX))
+      const runs = 'units' in taken ? taken.units : []
       await store.lend(peerKmeId, loanId, runs)
-      pool.adjustTheirs(peerKmeId, unitCountOf(runs))
+      await pool.adjustTheirs(peerKmeId, unitCountOf(runs))
       return runs
     },
     run: async (signal) => {

@@ -83,7 +83,7 @@ export const superviseLink = (parts: SuperviseLinkParts): SupervisedLink => {
 
   const waitForRoom = async (signal: AbortSignal): Promise<void> => {
     for (;;) {
-      const level = pool.level(peerKmeId)
+      const level = await pool.level(peerKmeId)
       if (level.mine + level.theirs + unitsPending + unitsOfLastBlock <= parts.maxStoredKeys || signal.aborted) return
       await clock.sleep(ROOM_INTERVAL_MS, signal)
     }

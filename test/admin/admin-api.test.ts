@@ -1,7 +1,7 @@
 /** What the operations of the admin API answer. */
 import { describe, expect, it } from '@jest/globals'
 import { Unavailable } from '../../src/kernel/errors.ts'
-import { createAdminWorld, kmeId, linkId, saeId } from './admin-world.ts'
+import { createAdminWorld, kmeId, levelOf, linkId, saeId } from './admin-world.ts'
 
 const DAY_MS = 24 * 60 * 60 * 1000
 
@@ -51,11 +51,11 @@ describe('pools', () => {
     const peer = { url: 'https://b', available: true, lastAnswerAgeMs: 5, failuresInARow: 0 }
     const world = await createAdminWorld({
       pools: [
-        { peerKmeId: kmeId('kme-b'), mine: 100, theirs: 164 },
-        { peerKmeId: kmeId('kme-c'), mine: 10, theirs: 40 },
-        { peerKmeId: kmeId('site/d'), mine: 900, theirs: 900 },
-        { peerKmeId: kmeId('kme-e'), mine: 50, theirs: 500 },
-        { peerKmeId: kmeId('kme-a'), mine: 20, theirs: 500 },
+        levelOf(kmeId('kme-b'), 100, 164),
+        levelOf(kmeId('kme-c'), 10, 40),
+        levelOf(kmeId('site/d'), 900, 900),
+        levelOf(kmeId('kme-e'), 50, 500),
+        levelOf(kmeId('kme-a'), 20, 500),
       ],
       peers: [
         { ...peer, kmeId: kmeId('kme-b') },

@@ -61,14 +61,27 @@ export const limits: DeliveryLimits = {
   lendFloorKeys: 64,
 }
 
+/** A level with nothing but units. */
+export const levelOf = (peerKmeId: KmeId, mine: number, theirs: number): PoolLevel => ({
+  peerKmeId,
+  mine,
+  theirs,
+  reserved: 0,
+  offeredTotal: 0,
+  takenTotal: 0,
+  refusedTotal: 0,
+})
+
 /** Only the levels matter to the admin API. */
 export const poolsWith = (levels: readonly PoolLevel[]): KeyPool => ({
-  offer: () => undefined,
-  take: () => undefined,
-  giveBack: () => undefined,
-  adjustTheirs: () => undefined,
-  level: (peerKmeId) => levels.find((level) => level.peerKmeId === peerKmeId) ?? { peerKmeId, mine: 0, theirs: 0 },
-  levels: () => levels,
+  offer: () => Promise.resolve(),
+  take: () => Promise.resolve({ missing: 1 }),
+  giveBack: () => Promise.resolve(),
+  adjustTheirs: () => Promise.resolve(),
+  drawable: () => Promise.resolve(0),
+  level: (peerKmeId) => Promise.resolve(levels.find((level) => level.peerKmeId === peerKmeId) ?? levelOf(peerKmeId, 0, 0)),
+  levels: () => Promise.resolve(levels),
+  needsRebuild: () => false,
   rebuild: () => Promise.resolve(),
 })
 

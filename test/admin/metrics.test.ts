@@ -2,7 +2,7 @@ import { describe, expect, it } from '@jest/globals'
 import { createMetrics } from '../../src/admin/metrics.ts'
 import type { LinkStatus } from '../../src/link/link.ts'
 import type { PoolLevel } from '../../src/key-pool/key-pool.ts'
-import { kmeId, linkId, poolsWith } from './admin-world.ts'
+import { kmeId, levelOf, linkId, poolsWith } from './admin-world.ts'
 
 const link: LinkStatus = {
   linkId: linkId('a-b'),
@@ -19,7 +19,7 @@ const link: LinkStatus = {
 
 describe('metrics', () => {
   it('show pools, links and peers as they are when scraped, and forget what is gone', async () => {
-    const levels: PoolLevel[] = [{ peerKmeId: kmeId('kme-b'), mine: 5, theirs: 6 }]
+    const levels: PoolLevel[] = [levelOf(kmeId('kme-b'), 5, 6)]
     const links = [link]
     const metrics = createMetrics({
       version: '1.2.3',
@@ -50,7 +50,7 @@ describe('metrics', () => {
     )
     expect(lines.some((line) => line.startsWith('process_cpu_seconds_total'))).toBe(true)
 
-    levels[0] = { peerKmeId: kmeId('kme-b'), mine: 4, theirs: 6 }
+    levels[0] = levelOf(kmeId('kme-b'), 4, 6)
     links[0] = { ...link, state: 'down', qber: undefined }
     const later = await metrics.text()
     expect(later).toContain('kme_pool_keys{peer="kme-b",issuer="mine"} 4')

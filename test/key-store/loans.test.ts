@@ -5,6 +5,7 @@ import { systemClock, type Clock } from '../../src/kernel/clock.ts'
 import type { BlockId } from '../../src/kernel/identifiers.ts'
 import { systemRandom } from '../../src/kernel/random.ts'
 import { createMemoryKeyPool } from '../../src/key-pool/memory-key-pool.ts'
+import { UNSHARED } from '../key-pool/key-pool.contract.ts'
 import { unitCountOf, type KeyPool } from '../../src/key-pool/key-pool.ts'
 import { createLending, type Lending } from '../../src/link/lend-units.ts'
 import { PeerCallFailed, type PeerKme } from '../../src/peer/peer.ts'
@@ -41,7 +42,7 @@ interface Party {
 }
 
 const startLending = async (end: End, peer: PeerKme, clock: Clock = systemClock): Promise<Party> => {
-  const pool = createMemoryKeyPool()
+  const pool = createMemoryKeyPool({ policy: UNSHARED, clock: systemClock })
   await pool.rebuild(end.store.availableUnits())
   const parts = { store: end.store, pool, peers: onlyPeer(peer), random: systemRandom, clock, log: silent }
   return { lending: createLending({ ...parts, lendFloorUnits: 0 }), pool }
@@ -76,8 +77,8 @@ describe('a loan', () => {
     const borrower = await startLending(stores.b, lenderOf(lender))
 
     await expect(borrower.lending.borrow(KME_A, 1)).resolves.toBe(true)
-    expect(borrower.pool.level(KME_A)).toMatchObject({ mine: 256, theirs: 0 })
-    expect(lender.pool.level(KME_B)).toMatchObject({ mine: 0, theirs: 256 })
+    expect(await borrower.pool.level(KME_A)).toMatchObject({ mine: 256, theirs: 0 })
+    expect(await lender.pool.level(KME_B)).toMatchObject({ mine: 0, theirs: 256 })
     await expectIssuedByBorrower(blockId, 0)
     await expect(claimUnits(stores.a, [{ blockId, units: [2] }])).rejects.toThrow('not free')
   })
@@ -136,8 +137,8 @@ describe('a loan', () => {
     const { pool } = await runOnce(start)
     expect(asked).toEqual([asked[0], asked[0]])
     await expect(stores.b.store.openLoans()).resolves.toEqual([])
-    expect(pool.level(KME_A)).toMatchObject({ mine: 256, theirs: 0 })
-    expect(lender.pool.level(KME_B)).toMatchObject({ mine: 0, theirs: 256 })
+    expect(await pool.level(KME_A)).toMatchObject({ mine: 256, theirs: 0 })
+    expect(await lender.pool.level(KME_B)).toMatchObject({ mine: 0, theirs: 256 })
   })
 })
 
@@ -152,7 +153,7 @@ describe('a loan with units the borrower cannot use', () => {
 
     await expect(borrower.lending.borrow(KME_A, 1)).resolves.toBe(true)
     // 128 were lent: the 32 of the discarded block, which came first, and 96 of the other.
-    expect(borrower.pool.level(KME_A)).toMatchObject({ mine: 256 + 96, theirs: 256 - 96 })
+    expect(await borrower.pool.level(KME_A)).toMatchObject({ mine: 256 + 96, theirs: 256 - 96 })
     await expect(stores.b.store.openLoans()).resolves.toEqual([])
     await expectIssuedByBorrower(good, 0)
   })
@@ -219,6 +220,6 @@ describe('several open loans', () => {
     )
 
     await expect(stores.b.store.openLoans()).resolves.toEqual([{ peerKmeId: KME_A, loanId: impossible }])
-    expect(pool.level(KME_A)).toMatchObject({ mine: 512 + 256, theirs: 512 - 256 })
+    expect(await pool.level(KME_A)).toMatchObject({ mine: 512 + 256, theirs: 512 - 256 })
   })
 })

@@ -14,6 +14,7 @@ import { createLogger } from '../../src/kernel/log.ts'
 import { systemRandom } from '../../src/kernel/random.ts'
 import { SecretBytes } from '../../src/kernel/secret-bytes.ts'
 import type { KeyPool } from '../../src/key-pool/key-pool.ts'
+import { UNSHARED } from '../key-pool/key-pool.contract.ts'
 import { createMemoryKeyPool } from '../../src/key-pool/memory-key-pool.ts'
 import type {
   Assignment,
@@ -197,7 +198,7 @@ export const startDelivery = async (
   peer: PeerKme,
   { store = end.store, clock = systemClock }: { store?: KeyStore; clock?: Clock } = {},
 ): Promise<Delivery> => {
-  const pool = createMemoryKeyPool()
+  const pool = createMemoryKeyPool({ policy: UNSHARED, clock })
   const peers = onlyPeer(peer)
   const onBurnt = (): void => undefined
   const settlement = createSettlement({ store, pool, peers, burnAfterS: BURN_AFTER_S, onBurnt, clock, log: silent })
@@ -210,6 +211,7 @@ export const startDelivery = async (
     limits,
     settlement,
     borrow: () => Promise.resolve(false),
+    accountOf: (masterSaeId) => masterSaeId,
     random: systemRandom,
     log: silent,
   })
