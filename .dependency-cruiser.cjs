@@ -13,10 +13,11 @@ const mayUse = {
   custody: ['kernel', 'database'],
   peer: ['kernel', 'generated', 'http', 'key-store'],
   'key-store': ['kernel', 'database', 'audit', 'custody'],
+  processes: ['kernel', 'database'],
   'key-pool': ['kernel', 'key-store'],
-  link: ['kernel', 'key-store', 'key-pool', 'peer', 'http', 'audit'],
+  link: ['kernel', 'key-store', 'key-pool', 'peer', 'processes', 'http', 'audit'],
   delivery: ['kernel', 'generated', 'database', 'http', 'audit', 'peer', 'key-store', 'key-pool'],
-  admin: ['kernel', 'generated', 'database', 'http', 'audit', 'peer', 'pki', 'key-pool', 'link', 'delivery'],
+  admin: ['kernel', 'generated', 'database', 'http', 'audit', 'peer', 'pki', 'key-pool', 'processes', 'link', 'delivery'],
   client: ['kernel'], // what SAEs import; it must not drag a KME along
   'device-emulator': ['kernel'], // and the frame codec of the link drivers, see below
   demo: ['kernel', 'pki', 'admin', 'embedded-postgres'], // runs the command line as child processes; see doors-only

@@ -1,6 +1,7 @@
 /** The composition root: the only file that builds concrete classes and joins slices. Read it from top to bottom to see
  *  what a KME is made of. */
 import { readFileSync } from 'node:fs'
+import { hostname } from 'node:os'
 import { createMetrics } from './admin/metrics.ts'
 import { createReadiness } from './admin/readiness.ts'
 import { createTokenVerifier } from './admin/admin-token.ts'
@@ -9,7 +10,7 @@ import { mountAdminApi } from './admin/routes.ts'
 import { createAuditLog } from './audit/prisma-audit-log.ts'
 import type { Config } from './config/config.ts'
 import { openKeyring } from './custody/prisma-keyring.ts'
-import { openDatabase } from './database/database.ts'
+import { openDatabase, type Database } from './database/database.ts'
 import { applyMigrations } from './database/migrate.ts'
 import { makeAcceptAssignment } from './delivery/accept-assignment.ts'
 import type { DeliveryLimits } from './delivery/delivery.ts'
@@ -46,6 +47,7 @@ import { mountHello } from './peer/routes.ts'
 import { describeCertificate } from './pki/certificate-facts.ts'
 import { openInstalledFiles, type InstalledFiles } from './pki/installed-files.ts'
 import { PEER_BODY_BYTES_MAX } from './peer/wire.ts'
+import { openProcesses } from './processes/prisma-processes.ts'
 
 export interface ComposeOptions {
   readonly config: Config
@@ -83,13 +85,25 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
   try {
     // What is stored
     await applyMigrations(options.databaseUrl)
-    const database = cleanUp.use(
-      openDatabase({
-        url: options.databaseUrl,
-        connections: config.database.connections,
-        onError: (error) => log.warn({ error }, 'a database connection was lost'),
-      }),
-    )
+    const connect = (connections: number): Database =>
+      cleanUp.use(
+        openDatabase({
+          url: options.databaseUrl,
+          connections,
+          onError: (error) => log.warn({ error }, 'a database connection was lost'),
+          clock,
+        }),
+      )
+    const database = connect(config.database.connections)
+    // Before anything is claimed: what a process that nobody sees has claimed is settled by others.
+    const processes = await openProcesses({
+      database: connect(1),
+      processId: random.uuid(),
+      host: hostname(),
+      pid: process.pid,
+      clock,
+      log: log.slice('processes'),
+    })
     const keyring = await openKeyring({ database, random, kmeId, passphrase: options.passphrase, ...config.custody })
     const audit = createAuditLog(database)
     const unitSizeBits = config.keys.sizeBits
@@ -99,7 +113,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       kmeId,
       unitSizeBits,
       retryWindowS: config.keys.retryWindowS,
-      processId: random.uuid(),
+      processId: processes.processId,
     })
     const saes = createSaeDirectory({ database, clock, log: log.slice('delivery') })
     await saes.seed(config.saes)
@@ -126,7 +140,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
         ),
       ),
     )
-    const linkParts = { kmeId, store, pool, peers, unitSizeBits, clock, random, log: log.slice('link') }
+    const linkParts = { kmeId, store, pool, peers, processes, unitSizeBits, clock, random, log: log.slice('link') }
     const links = createLinkDirectory(
       config.links.map((link) =>
         superviseLink({
@@ -139,6 +153,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
           qberMax: link.qberMax,
         }),
       ),
+      processes,
     )
     const lending = createLending({ ...linkParts, lendFloorUnits: config.keys.lendFloor })
 
@@ -281,13 +296,22 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       )
     }
     const { signal } = running
+    loop(processes.run(signal))
     loop(peers.watch(signal))
     loop(links.run(signal))
-    loop(lending.run(signal))
     loop(settlement.run(signal))
-    loop(fillLocalPool({ ...linkParts, localStored: config.keys.localStored }, signal))
     loop(saes.watch(signal))
-    loop(expireKeys({ store, clock, log: log.slice('key-store'), onExpired: metrics.addKeysExpired }, signal))
+    loop(database.listen('kme_changes', (table) => (table === 'duty' ? processes.wake() : saes.notice()), signal))
+    // What one process does for all of them.
+    const keepUp = async (held: AbortSignal): Promise<void> => {
+      await Promise.all([
+        lending.run(held),
+        settlement.settleForTheDead(held),
+        fillLocalPool({ ...linkParts, localStored: config.keys.localStored }, held),
+        expireKeys({ store, clock, log: log.slice('key-store'), onExpired: metrics.addKeysExpired }, held),
+      ])
+    }
+    loop(processes.hold('upkeep', keepUp, signal))
 
     // Listeners last: nothing is answered before everything behind it stands.
     const listen = async (

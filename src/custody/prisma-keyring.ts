@@ -40,15 +40,13 @@ export const openKeyring = async (options: KeyringOptions): Promise<Keyring> => 
   const kek = await deriveKek(options.passphrase, salt, cost, options.kmeId, term)
   const checkValue = createHmac('sha256', kek).update('openkme key check value').digest()
   if (known === null) {
-    await database.prisma.custodyTerm.create({
-      data: {
-        term,
-        kdfSalt: new Uint8Array(salt),
-        kdfMemoryKib: cost.memoryKib,
-        kdfPasses: cost.passes,
-        checkValue: new Uint8Array(checkValue),
-      },
-    })
+    const created = await database.query(
+      `INSERT INTO custody_term (term, kdf_salt, kdf_memory_kib, kdf_passes, check_value) VALUES ($1, $2, $3, $4, $5)
+       ON CONFLICT DO NOTHING RETURNING term`,
+      [term, salt, cost.memoryKib, cost.passes, checkValue],
+    )
+    // Another process that started at the same moment was first: its term counts.
+    if (created.length === 0) return openKeyring(options)
   } else if (!timingSafeEqual(checkValue, known.checkValue)) {
     throw new WrongRootKey()
   }

@@ -3,6 +3,7 @@
 import { PrismaPg } from '@prisma/adapter-pg'
 import pg from 'pg'
 import { PrismaClient } from '../generated/prisma/client.ts'
+import { systemClock, type Clock } from '../kernel/clock.ts'
 import { Unavailable } from '../kernel/errors.ts'
 
 export type Row = Record<string, unknown>
@@ -18,6 +19,10 @@ export interface Database extends Statements, AsyncDisposable {
   transaction<T>(work: (statements: Statements) => Promise<T>): Promise<T>
   /** True when a trivial query is answered. */
   answers(): Promise<boolean>
+  /** Hears the NOTIFYs of a channel until `signal` aborts, on a connection of its own that is made again when it was lost.
+   *  Notices sent while there was none are lost, so ask now and then as well.
+   *  @param onNotice gets the payload; undefined after each connecting, when something may have been missed. */
+  listen(channel: string, onNotice: (payload: string | undefined) => void, signal: AbortSignal): Promise<void>
 }
 
 export interface DatabaseOptions {
@@ -26,6 +31,7 @@ export interface DatabaseOptions {
   /** How long to wait for a connection of the pool. */
   readonly acquireDeadlineMs?: number
   readonly onError: (error: Error) => void
+  readonly clock?: Clock
 }
 
 /** Errors after which the outcome of a statement is not known: the connection went away under it. */
@@ -57,6 +63,14 @@ export const repeatOnContention = async <T>(work: () => Promise<T>): Promise<T> 
 
 const QUERY_DEADLINE_MS = 6000
 
+const CONNECT_DEADLINE_MS = 2000
+const RECONNECT_MIN_MS = 250
+const RECONNECT_MAX_MS = 5000
+/** A listening connection says nothing by itself; asking finds out that it is dead. */
+const LISTENING_CHECK_MS = 10_000
+/** How long to wait for the end of a connection that may be dead. */
+const END_DEADLINE_MS = 500
+
 const SESSION_SETTINGS = [
   // Nothing waits for ever.
   'statement_timeout=5000',
@@ -77,7 +91,7 @@ export const openDatabase = (options: DatabaseOptions): Database => {
   const pool = new pg.Pool({
     connectionString: options.url,
     max: options.connections,
-    connectionTimeoutMillis: options.acquireDeadlineMs ?? 2000,
+    connectionTimeoutMillis: options.acquireDeadlineMs ?? CONNECT_DEADLINE_MS,
     // The server bounds its own work below; this bounds the wait for a server that has gone silent.
     query_timeout: QUERY_DEADLINE_MS,
     options: SESSION_SETTINGS.map((setting) => `-c ${setting}`).join(' '),
@@ -124,6 +138,42 @@ export const openDatabase = (options: DatabaseOptions): Database => {
     }
   }
 
+  const clock = options.clock ?? systemClock
+  /** Until the connection is lost or `signal` aborts. @throws when it cannot be made. */
+  const listenOnce = async (
+    channel: string,
+    onNotice: (payload: string | undefined) => void,
+    signal: AbortSignal,
+  ): Promise<void> => {
+    const client = new pg.Client({
+      connectionString: options.url,
+      connectionTimeoutMillis: CONNECT_DEADLINE_MS,
+      query_timeout: QUERY_DEADLINE_MS,
+      keepAlive: true,
+    })
+    const lost = new AbortController()
+    const over = AbortSignal.any([signal, lost.signal])
+    client.on('error', () => lost.abort())
+    client.on('end', () => lost.abort())
+    client.on('notification', ({ payload }) => onNotice(payload))
+    try {
+      await client.connect()
+      await client.query(`LISTEN ${pg.escapeIdentifier(channel)}`)
+      onNotice(undefined)
+      while (!over.aborted) {
+        await clock.sleep(LISTENING_CHECK_MS, over)
+        if (!over.aborted) await client.query('SELECT 1')
+      }
+    } finally {
+      const ended = new AbortController()
+      const end = client.end().then(
+        () => ended.abort(),
+        () => ended.abort(),
+      )
+      await Promise.race([end, clock.sleep(END_DEADLINE_MS, ended.signal)])
+    }
+  }
+
   return {
     prisma,
     query: (sql, parameters = []) => withClient((client) => run(client, sql, parameters)),
@@ -147,6 +197,23 @@ export const openDatabase = (options: DatabaseOptions): Database => {
         return true
       } catch {
         return false
+      }
+    },
+    listen: async (channel, onNotice, signal) => {
+      let pauseMs = RECONNECT_MIN_MS
+      const heard = (payload: string | undefined): void => {
+        pauseMs = RECONNECT_MIN_MS
+        onNotice(payload)
+      }
+      while (!signal.aborted) {
+        try {
+          await listenOnce(channel, heard, signal)
+          if (!signal.aborted) options.onError(new Error(`the connection that listens to ${channel} was lost`))
+        } catch (error) {
+          if (!signal.aborted) options.onError(error as Error)
+        }
+        await clock.sleep(pauseMs, signal)
+        pauseMs = Math.min(2 * pauseMs, RECONNECT_MAX_MS)
       }
     },
     [Symbol.asyncDispose]: async () => {

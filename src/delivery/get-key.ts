@@ -79,8 +79,17 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
     let finished = (): void => undefined
     inFlight.set(name, new Promise((resolve) => (finished = resolve)))
     try {
-      const prior = await store.priorIssue(wanted.masterSaeId, requestId)
-      if (prior === undefined) return await deliverFresh(wanted)
+      let prior = await store.priorIssue(wanted.masterSaeId, requestId)
+      if (prior === undefined) {
+        try {
+          return await deliverFresh(wanted)
+        } catch (error) {
+          if (!(error instanceof Unavailable && error.cause instanceof Conflict)) throw error
+          // Another process served an equal request meanwhile, and its keys are the answer to this one too.
+          prior = await store.priorIssue(wanted.masterSaeId, requestId)
+          if (prior === undefined) throw error
+        }
+      }
       if (prior !== 'spent' && !isSameRequest(prior, wanted)) {
         throw new BadRequest([{ parameter: 'openkme_request_id', reason: 'was used for a different request' }])
       }

@@ -20,6 +20,8 @@ export interface StoredSaeDirectory extends SaeDirectory {
   seed(saes: readonly SeedSae[]): Promise<void>
   /** Reads again now and then until `signal` aborts, for changes made by another process. */
   watch(signal: AbortSignal): Promise<void>
+  /** Another process may have changed something: read again now. */
+  notice(): void
   /** Whether the latest reading succeeded: what is in memory is what the database holds, and the database answers. */
   isCurrent(): boolean
 }
@@ -69,6 +71,7 @@ export const createSaeDirectory = (parts: { database: Database; clock: Clock; lo
     }
   }
   let current = true
+  let noticed = new AbortController()
   let reading: Promise<void> = Promise.resolve()
   let next: Promise<void> | undefined
   /** A reading that begins after this call and after the one that is running. */
@@ -136,10 +139,12 @@ export const createSaeDirectory = (parts: { database: Database; clock: Clock; lo
       await reload()
     },
     isCurrent: () => current,
+    notice: () => noticed.abort(),
     watch: async (signal) => {
       while (!signal.aborted) {
-        await parts.clock.sleep(WATCH_INTERVAL_MS, signal)
+        await parts.clock.sleep(WATCH_INTERVAL_MS, AbortSignal.any([signal, noticed.signal]))
         if (signal.aborted) return
+        noticed = new AbortController()
         try {
           await reload()
           current = true

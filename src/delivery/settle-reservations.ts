@@ -30,8 +30,10 @@ export interface Settlement {
   doubtPool(): void
   /** Settles what there is to settle, now. */
   settle(): Promise<void>
-  /** Settles again and again until `signal` aborts. */
+  /** Settles what this process left, again and again until `signal` aborts. */
   run(signal: AbortSignal): Promise<void>
+  /** Settles what processes left that are dead. Several may do it at once; one is enough. */
+  settleForTheDead(signal: AbortSignal): Promise<void>
 }
 
 const INTERVAL_MS = 500
@@ -43,8 +45,8 @@ const COMPARE_INTERVAL_MS = 15_000
 export const createSettlement = (parts: SettlementParts): Settlement => {
   const { store, pool, peers, clock, log } = parts
   let poolIsDoubtful = false
-  /** Something may be unsettled; true at start, because an earlier process may have died. */
-  let pending = true
+  /** Something of this process may be unsettled. */
+  let pending = false
 
   const burn = async (aid: AssignmentId, reason: string): Promise<void> => {
     // Until the peer knows, and also if this fails.
@@ -82,12 +84,16 @@ export const createSettlement = (parts: SettlementParts): Settlement => {
     return true
   }
 
-  const settle = async (): Promise<void> => {
-    pending = false
-    const unsettled = await store.unsettled()
+  /** @returns true when nothing is left. */
+  const settle = async (of: 'own' | 'dead' | 'all'): Promise<boolean> => {
+    const unsettled = await store.unsettled(of)
     const outcomes = await Promise.allSettled(unsettled.map(settleOne))
+    return outcomes.every((outcome) => outcome.status === 'fulfilled' && outcome.value)
+  }
+  const settleOwn = async (): Promise<void> => {
+    pending = false
     // Nothing but a settled reservation may end the search.
-    if (outcomes.some((outcome) => outcome.status === 'rejected' || !outcome.value)) pending = true
+    if (!(await settle('own'))) pending = true
   }
 
   /** The pool is a hint. It is rebuilt when it disagrees with the store and neither moved since the last look: under traffic
@@ -134,7 +140,9 @@ export const createSettlement = (parts: SettlementParts): Settlement => {
       poolIsDoubtful = true
       pending = true
     },
-    settle,
+    settle: async () => {
+      await settle('all')
+    },
     run: async (signal) => {
       let comparedMs = clock.monotonicMs()
       let settledMs = comparedMs
@@ -142,7 +150,7 @@ export const createSettlement = (parts: SettlementParts): Settlement => {
         try {
           if (pending || clock.monotonicMs() - settledMs >= SETTLE_INTERVAL_MS) {
             settledMs = clock.monotonicMs()
-            await settle()
+            await settleOwn()
           }
           if (clock.monotonicMs() - comparedMs >= COMPARE_INTERVAL_MS) {
             comparedMs = clock.monotonicMs()
@@ -158,6 +166,17 @@ export const createSettlement = (parts: SettlementParts): Settlement => {
           log.warn({ error }, 'reservations could not be settled; trying again')
         }
         await clock.sleep(INTERVAL_MS, signal)
+      }
+    },
+    settleForTheDead: async (signal) => {
+      while (!signal.aborted) {
+        let allSettled = false
+        try {
+          allSettled = await settle('dead')
+        } catch (error) {
+          log.warn({ error }, 'reservations of processes that are gone could not be settled; trying again')
+        }
+        await clock.sleep(allSettled ? SETTLE_INTERVAL_MS : INTERVAL_MS, signal)
       }
     },
   }

@@ -138,6 +138,8 @@ export interface KeyStore {
   /** INGESTED: sealed and durable, not yet usable. `duplicate` when this device block is known already. */
   deposit(block: NewBlock): Promise<'stored' | 'duplicate'>
   pendingBlocks(linkId: LinkId): Promise<readonly PendingBlock[]>
+  /** Units of the link's INGESTED blocks. */
+  pendingUnits(linkId: LinkId): Promise<number>
   /** HMACs over the whole block that only a holder of the same bytes can make: the one this KME proves its bytes with, and
    *  the one it expects from the peer. Undefined when the block is not here, destroyed, or does not open. */
   blockTags(blockId: BlockId): Promise<BlockTags | undefined>
@@ -164,8 +166,9 @@ export interface KeyStore {
   /** RESERVED to ABORTING: the peer's answer is not known. `issued` when the issue was committed after all; `gone` when
    *  somebody else settled it. Only `aborting` allows to tell the peer to void it. */
   markAborting(aid: AssignmentId, reason: string): Promise<'aborting' | 'issued' | 'gone'>
-  /** Reservations to settle with the peer: ABORTING and BURNT ones, and those of dead processes. */
-  unsettled(): Promise<readonly UnsettledReservation[]>
+  /** Reservations to settle with the peer: those this process made and no longer works on (`own`), and all of processes that are
+   *  dead (`dead`). Never one of another process that is alive: that process settles it. */
+  unsettled(of?: 'own' | 'dead' | 'all'): Promise<readonly UnsettledReservation[]>
   /** Back to AVAILABLE, by rule R1 (nothing was sent) or R2 (the peer voided the assignment for ever). */
   giveBack(aid: AssignmentId, rule: 'R1' | 'R2'): Promise<readonly UnitRun[]>
   /** To BURNT: its units will never be issued. How many units that were. */

@@ -55,7 +55,7 @@ export const appendAudit = (statements: Statements, events: readonly AuditEvent[
 
 type BlockMethods = Pick<
   KeyStore,
-  'deposit' | 'pendingBlocks' | 'blockTags' | 'release' | 'discard' | 'availableUnits' | 'counts'
+  'deposit' | 'pendingBlocks' | 'pendingUnits' | 'blockTags' | 'release' | 'discard' | 'availableUnits' | 'counts'
 >
 
 export const blockMethods = ({ database, keyring, reader, kmeId, unitSizeBits }: BlockParts): BlockMethods => ({
@@ -116,6 +116,14 @@ export const blockMethods = ({ database, keyring, reader, kmeId, unitSizeBits }:
       deviceBlock: row.device_block,
       ingestedAtMs: row.ingested_at.getTime(),
     }))
+  },
+
+  pendingUnits: async (linkId) => {
+    const rows = await database.query<{ units: number }>(
+      `SELECT coalesce(sum(unit_count), 0)::int AS units FROM key_block WHERE link_id = $1 AND state = 'INGESTED'`,
+      [linkId],
+    )
+    return rows[0]?.units ?? 0
   },
 
   blockTags: async (blockId) => {

@@ -34,8 +34,6 @@ type IssueMethods = Pick<KeyStore, 'claim' | 'issue' | 'issueLocally' | 'priorIs
 
 export interface IssueParts extends SettleParts {
   readonly retryWindowS: number
-  /** This process; a reservation of another one that is gone must be settled by whoever finds it. */
-  readonly processId: string
 }
 
 const ROW_COUNT_CHECK = 'KM001'

@@ -7,12 +7,17 @@ import { appendAudit, finishUnits, masksIn, type BlockParts } from './prisma-blo
 
 type SettleMethods = Pick<KeyStore, 'markAborting' | 'unsettled' | 'giveBack' | 'burn' | 'forgetBurnt'>
 
+/** A process that has not shown for so long that it is alive (in the table of the processes slice) is dead to the others. */
+const DEAD_AFTER_S = 10
+
 export interface SettleParts extends BlockParts {
+  /** This process, as in `claimed_by`. */
+  readonly processId: string
   /** Reservations that a live request of this process is still working on. */
   readonly working: Set<AssignmentId>
 }
 
-export const settleMethods = ({ database, working }: SettleParts): SettleMethods => {
+export const settleMethods = ({ database, processId, working }: SettleParts): SettleMethods => {
   /** Back to AVAILABLE from one state, with the units that are free again. */
   const freeReservation = (aid: AssignmentId, state: ReservationState, event: AuditEvent): Promise<readonly UnitRun[]> => {
     working.delete(aid)
@@ -59,7 +64,7 @@ export const settleMethods = ({ database, working }: SettleParts): SettleMethods
       })
     },
 
-    unsettled: async () => {
+    unsettled: async (of = 'all') => {
       // A request that finishes while this reads must not look like one that was left behind.
       const before = new Set(working)
       const rows = await database.query<{
@@ -71,8 +76,12 @@ export const settleMethods = ({ database, working }: SettleParts): SettleMethods
       }>(
         // Some of each peer: what waits for one that is away must not hide what can be settled with others.
         `SELECT aid, peer_kme_id, units, claimed_at, state
-         FROM (SELECT *, row_number() OVER (PARTITION BY peer_kme_id, state ORDER BY claimed_at) AS place FROM reservation) r
+         FROM (SELECT *, row_number() OVER (PARTITION BY peer_kme_id, state ORDER BY claimed_at) AS place FROM reservation
+               WHERE CASE WHEN claimed_by = $1::uuid THEN $2::boolean ELSE $3::boolean AND NOT EXISTS (
+                 SELECT 1 FROM kme_process p
+                 WHERE p.process_id = claimed_by AND p.seen_at > now() - interval '${DEAD_AFTER_S} seconds') END) r
          WHERE place <= 500`,
+        [processId, of !== 'dead', of !== 'own'],
       )
       return rows
         .filter((row) => row.state !== 'RESERVED' || !(before.has(row.aid) || working.has(row.aid)))

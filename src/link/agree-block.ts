@@ -46,7 +46,7 @@ export const createBlockAgreement = (parts: AgreeBlockParts): BlockAgreement => 
   const unknownSinceMs = new Map<BlockId, number>()
   /** How long the proposer was there while a block waited for its proposal. */
   const unproposedMs = new Map<BlockId, number>()
-  let pending = true
+  let pending = false
   let wakeUp = new AbortController()
 
   const release = async (blockId: BlockId): Promise<void> => {
@@ -112,6 +112,8 @@ export const createBlockAgreement = (parts: AgreeBlockParts): BlockAgreement => 
       wakeUp.abort()
     },
     run: async (signal) => {
+      // Another process may have left something.
+      pending = true
       while (!signal.aborted) {
         wakeUp = new AbortController()
         try {

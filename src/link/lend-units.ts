@@ -24,7 +24,7 @@ export interface Lending {
   borrow(peerKmeId: KmeId, unitCount: number): Promise<boolean>
   /** The peer asks for units; repeating a loan ID gets the same answer. */
   lend(peerKmeId: KmeId, loanId: string, unitCount: number): Promise<readonly UnitRun[]>
-  /** Finishes loans whose answer was lost, until `signal` aborts. */
+  /** Finishes loans whose answer was lost, of all processes of this KME, until `signal` aborts. */
   run(signal: AbortSignal): Promise<void>
 }
 
@@ -37,13 +37,19 @@ const RESUME_INTERVAL_MS = 2000
 export const createLending = (parts: LendUnitsParts): Lending => {
   const { store, pool, peers, clock, log } = parts
   const underWay = new Map<KmeId, Promise<boolean>>()
-  let unfinished = true
+  /** Loans this process is asking for now. */
+  const asking = new Set<string>()
 
   const fetchLoan = async (peerKmeId: KmeId, loanId: string, unitCount: number): Promise<boolean> => {
     const peer = peers.named(peerKmeId)
     if (peer?.available() !== true) return false
-    const runs = await peer.requestLoan(loanId, unitCount)
-    const gained = await store.borrow(peerKmeId, loanId, runs)
+    asking.add(loanId)
+    let gained: readonly UnitRun[] | undefined
+    try {
+      gained = await store.borrow(peerKmeId, loanId, await peer.requestLoan(loanId, unitCount))
+    } finally {
+      asking.delete(loanId)
+    }
     if (gained === undefined) return false
     for (const run of gained) await pool.offer({ peerKmeId, mine: run, theirs: 0 }, 'loan')
     const count = unitCountOf(gained)
@@ -61,7 +67,6 @@ export const createLending = (parts: LendUnitsParts): Lending => {
     try {
       return await fetchLoan(peerKmeId, loanId, Math.max(unitCount, LOAN_UNITS_MIN))
     } catch (error) {
-      unfinished = true
       log.warn({ peerKmeId, error }, 'a loan was not answered; asking again')
       return false
     }
@@ -89,23 +94,17 @@ export const createLending = (parts: LendUnitsParts): Lending => {
     },
     run: async (signal) => {
       while (!signal.aborted) {
-        if (unfinished) {
-          unfinished = false
-          try {
-            const loans = await store.openLoans()
-            // Each on its own: one that cannot be finished must not hold up the others.
-            const outcomes = await Promise.allSettled(
-              loans.map(({ peerKmeId, loanId }) => fetchLoan(peerKmeId, loanId, LOAN_UNITS_MIN)),
-            )
-            for (const outcome of outcomes) {
-              if (outcome.status === 'rejected')
-                log.warn({ error: outcome.reason as unknown }, 'a loan could not be finished yet')
-            }
-            unfinished = (await store.openLoans()).length > 0
-          } catch (error) {
-            unfinished = true
-            log.warn({ error }, 'open loans could not be read; trying again')
+        try {
+          const loans = (await store.openLoans()).filter(({ loanId }) => !asking.has(loanId))
+          // Each on its own: one that cannot be finished must not hold up the others.
+          const outcomes = await Promise.allSettled(
+            loans.map(({ peerKmeId, loanId }) => fetchLoan(peerKmeId, loanId, LOAN_UNITS_MIN)),
+          )
+          for (const outcome of outcomes) {
+            if (outcome.status === 'rejected') log.warn({ error: outcome.reason as unknown }, 'a loan could not be finished yet')
           }
+        } catch (error) {
+          log.warn({ error }, 'open loans could not be read; trying again')
         }
         await clock.sleep(RESUME_INTERVAL_MS, signal)
       }

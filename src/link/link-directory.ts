@@ -1,18 +1,51 @@
-/** All links of a KME. */
+/** All links of a KME. Each is run by one of its processes at a time; what operators see of it is what that process says, so every
+ *  process shows the same. */
 import type { KmeId, LinkId } from '../kernel/identifiers.ts'
-import type { LinkDirectory } from './link.ts'
+import type { Processes } from '../processes/processes.ts'
+import type { LinkDirectory, LinkStatus } from './link.ts'
 import type { SupervisedLink } from './supervise-link.ts'
 
 export interface RunningLinks extends LinkDirectory {
   /** The link of this ID if it leads to that peer: nobody may speak about other KMEs' links. */
   find(linkId: LinkId, peerKmeId: KmeId): SupervisedLink | undefined
+  /** Runs the links that are this process's to run, until `signal` aborts. */
   run(signal: AbortSignal): Promise<void>
 }
 
-export const createLinkDirectory = (links: readonly SupervisedLink[]): RunningLinks => ({
-  statuses: () => links.map((link) => link.status()),
-  find: (linkId, peerKmeId) => links.find((link) => link.linkId === linkId && link.peerKmeId === peerKmeId),
-  run: async (signal) => {
-    await Promise.all(links.map((link) => link.run(signal)))
-  },
+export const createLinkDirectory = (links: readonly SupervisedLink[], processes: Processes): RunningLinks => {
+  const dutyOf = (link: SupervisedLink): string => `link:${link.linkId}`
+  return {
+    statuses: () => {
+      const reports = processes.reports()
+      return links.map((link): LinkStatus => {
+        const duty = reports.get(dutyOf(link))
+        if (duty?.report === undefined) return notRun(link)
+        const report = duty.report as LinkStatus
+        const { newestBlockAgeMs: ageMs } = report
+        return { ...notRun(link), ...report, newestBlockAgeMs: ageMs === undefined ? undefined : ageMs + duty.ageMs }
+      })
+    },
+    find: (linkId, peerKmeId) => links.find((link) => link.linkId === linkId && link.peerKmeId === peerKmeId),
+    run: async (signal) => {
+      await Promise.all(
+        links.map((link) => {
+          const duty = dutyOf(link)
+          return processes.hold(duty, (held) => link.run(held, (status) => processes.report(duty, status)), signal)
+        }),
+      )
+    },
+  }
+}
+
+const notRun = ({ linkId, peerKmeId, driver }: SupervisedLink): LinkStatus => ({
+  linkId,
+  peerKmeId,
+  driver,
+  state: 'down',
+  reason: 'no process of this KME runs the link yet',
+  qber: undefined,
+  keyRateBps: 0,
+  blocksAgreed: 0,
+  blocksRejected: 0,
+  newestBlockAgeMs: undefined,
 })

@@ -44,6 +44,7 @@ export interface LinkStatus {
   readonly qber: number | undefined
   /** Agreed key bits per second over the last minute. */
   readonly keyRateBps: number
+  /** Since the link was set up. */
   readonly blocksAgreed: number
   readonly blocksRejected: number
   /** Milliseconds since the newest block was agreed; undefined before the first. */

@@ -1,5 +1,5 @@
 /** Runs one link: pulls blocks from its driver, stores them, has them agreed with the other end, and tells operators how
- *  it is. A full pool stops the pulling, and with it the device; a store that is away makes the driver start over, so
+ *  it is. One process of a KME runs a link at a time, all of them answer the other end. A full pool stops the pulling, and with it the device; a store that is away makes the driver start over, so
  *  that the device sends again what was not stored. */
 import type { Clock } from '../kernel/clock.ts'
 import type { KmeId, LinkId } from '../kernel/identifiers.ts'
@@ -7,6 +7,7 @@ import type { Logger } from '../kernel/log.ts'
 import type { KeyPool } from '../key-pool/key-pool.ts'
 import type { KeyStore } from '../key-store/key-store.ts'
 import type { PeerDirectory } from '../peer/peer.ts'
+import type { Processes } from '../processes/processes.ts'
 import { createBlockAgreement, type BlockAgreement } from './agree-block.ts'
 import { blockIdOf } from './block-id.ts'
 import type { DriverEvent, KeyBlock, LinkDriver, LinkState, LinkStatus } from './link.ts'
@@ -20,6 +21,8 @@ export interface SuperviseLinkParts {
   readonly store: KeyStore
   readonly pool: KeyPool
   readonly peers: PeerDirectory
+  /** Where all processes count what happens on the link. */
+  readonly processes: Pick<Processes, 'count' | 'figures'>
   readonly unitSizeBits: number
   readonly maxStoredKeys: number
   /** Blocks with a higher quantum bit error rate are never stored. */
@@ -31,47 +34,44 @@ export interface SuperviseLinkParts {
 export interface SupervisedLink {
   readonly linkId: LinkId
   readonly peerKmeId: KmeId
+  readonly driver: string
   readonly agreement: BlockAgreement
-  status(): LinkStatus
-  /** Runs until `signal` aborts. */
-  run(signal: AbortSignal): Promise<void>
+  /** Runs until `signal` aborts. @param publish gets the status of the link now and then. */
+  run(signal: AbortSignal, publish: (status: LinkStatus) => void): Promise<void>
 }
 
 const RESTART_MS = 1000
 const ROOM_INTERVAL_MS = 200
 const RATE_WINDOW_MS = 60_000
+/** A rate over less time would jump with every block. */
+const RATE_WINDOW_MIN_MS = 5000
+const PUBLISH_INTERVAL_MS = 250
+/** How long a count of the units not agreed yet is good for. */
+const PENDING_TRUST_MS = 200
 
 export const superviseLink = (parts: SuperviseLinkParts): SupervisedLink => {
   const { kmeId, linkId, peerKmeId, store, pool, clock, log } = parts
   let state: LinkState = 'starting'
-  let reason: string | undefined = 'connecting to the device'
+  let reason: string | undefined
   let qber: number | undefined
-  let blocksAgreed = 0
-  let blocksRejected = 0
-  let newestAgreedMs: number | undefined
-  /** Units stored but not agreed yet; they will need room too. */
-  let unitsPending = 0
   let unitsOfLastBlock = 0
-  const agreedBits: { atMs: number; bits: number }[] = []
+  /** Units stored but not agreed yet, which will need room too, as the store counted them. */
+  let pending: { units: number; atMs: number } | undefined
+  const samples: { atMs: number; bits: number }[] = []
+  const figure = (name: 'blocks agreed' | 'bits agreed' | 'blocks rejected'): string => `link ${linkId} ${name}`
 
   const agreement = createBlockAgreement({
     ...parts,
     onAgreed: (units) => {
-      const count = units.mine.units.length + units.theirs
-      unitsPending = Math.max(0, unitsPending - count)
-      blocksAgreed += 1
-      newestAgreedMs = clock.monotonicMs()
-      agreedBits.push({ atMs: newestAgreedMs, bits: count * parts.unitSizeBits })
+      parts.processes.count(figure('blocks agreed'), 1)
+      parts.processes.count(figure('bits agreed'), (units.mine.units.length + units.theirs) * parts.unitSizeBits)
     },
-    onDiscarded: () => {
-      unitsPending = Math.max(0, unitsPending - unitsOfLastBlock)
-      blocksRejected += 1
-    },
+    onDiscarded: () => parts.processes.count(figure('blocks rejected'), 1),
   })
 
   const report = (event: DriverEvent): void => {
     if (event.kind === 'rejected') {
-      blocksRejected += 1
+      parts.processes.count(figure('blocks rejected'), 1)
       log.warn({ linkId, reason: event.reason }, 'the device sent something unusable')
       return
     }
@@ -81,10 +81,18 @@ export const superviseLink = (parts: SuperviseLinkParts): SupervisedLink => {
     state = next
   }
 
+  const unitsPending = async (): Promise<number> => {
+    const nowMs = clock.monotonicMs()
+    if (pending === undefined || nowMs - pending.atMs >= PENDING_TRUST_MS) {
+      pending = { units: await store.pendingUnits(linkId), atMs: nowMs }
+    }
+    return pending.units
+  }
+
   const waitForRoom = async (signal: AbortSignal): Promise<void> => {
     for (;;) {
       const level = await pool.level(peerKmeId)
-      if (level.mine + level.theirs + unitsPending + unitsOfLastBlock <= parts.maxStoredKeys || signal.aborted) return
+      if (level.mine + level.theirs + (await unitsPending()) + unitsOfLastBlock <= parts.maxStoredKeys || signal.aborted) return
       await clock.sleep(ROOM_INTERVAL_MS, signal)
     }
   }
@@ -118,7 +126,7 @@ export const superviseLink = (parts: SuperviseLinkParts): SupervisedLink => {
     })
     // Only what is stored durably is acknowledged: until then the device keeps it.
     block.acknowledge()
-    if (outcome === 'stored') unitsPending += units
+    if (outcome === 'stored' && pending !== undefined) pending.units += units
     // A block sent again may be one whose storing was not answered.
     agreement.wake()
   }
@@ -140,32 +148,48 @@ export const superviseLink = (parts: SuperviseLinkParts): SupervisedLink => {
     }
   }
 
-  const keyRateBps = (): number => {
-    const since = clock.monotonicMs() - RATE_WINDOW_MS
-    while ((agreedBits[0]?.atMs ?? Infinity) < since) agreedBits.shift()
-    return agreedBits.reduce((sum, { bits }) => sum + bits, 0) / (RATE_WINDOW_MS / 1000)
+  /** @param bits agreed until now, by all processes. */
+  const keyRateBps = (bits: number): number => {
+    const nowMs = clock.monotonicMs()
+    samples.push({ atMs: nowMs, bits })
+    while ((samples[0]?.atMs ?? Infinity) < nowMs - RATE_WINDOW_MS) samples.shift()
+    const first = samples[0] ?? { atMs: nowMs, bits }
+    return ((bits - first.bits) * 1000) / Math.max(nowMs - first.atMs, RATE_WINDOW_MIN_MS)
   }
 
-  return {
-    linkId,
-    peerKmeId,
-    agreement,
-    status: () => ({
+  const status = (): LinkStatus => {
+    const figures = parts.processes.figures()
+    const agreed = figures.get(figure('blocks agreed'))
+    return {
       linkId,
       peerKmeId,
       driver: parts.driverName,
       state,
       reason,
       qber,
-      keyRateBps: keyRateBps(),
-      blocksAgreed,
-      blocksRejected,
-      newestBlockAgeMs: newestAgreedMs === undefined ? undefined : clock.monotonicMs() - newestAgreedMs,
-    }),
-    run: async (signal) => {
-      await Promise.all([pull(signal), agreement.run(signal)])
-      state = 'stopped'
-      reason = undefined
+      keyRateBps: keyRateBps(figures.get(figure('bits agreed'))?.total ?? 0),
+      blocksAgreed: agreed?.total ?? 0,
+      blocksRejected: figures.get(figure('blocks rejected'))?.total ?? 0,
+      newestBlockAgeMs: agreed?.changedAgeMs,
+    }
+  }
+
+  return {
+    linkId,
+    peerKmeId,
+    driver: parts.driverName,
+    agreement,
+    run: async (signal, publish) => {
+      state = 'starting'
+      reason = 'connecting to the device'
+      samples.length = 0
+      const publishing = async (): Promise<void> => {
+        while (!signal.aborted) {
+          publish(status())
+          await clock.sleep(PUBLISH_INTERVAL_MS, signal)
+        }
+      }
+      await Promise.all([pull(signal), agreement.run(signal), publishing()])
     },
   }
 }
