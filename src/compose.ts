@@ -12,12 +12,14 @@ import type { Config } from './config/config.ts'
 import { openKeyring } from './custody/prisma-keyring.ts'
 import { openDatabase, type Database } from './database/database.ts'
 import { applyMigrations } from './database/migrate.ts'
+import { makeAdmitRequest } from './delivery/admit-request.ts'
 import { makeAcceptAssignment } from './delivery/accept-assignment.ts'
 import type { DeliveryLimits } from './delivery/delivery.ts'
 import { makeGetKeyWithKeyIds } from './delivery/get-key-with-key-ids.ts'
 import { makeGetKey } from './delivery/get-key.ts'
 import { makeGetStatus } from './delivery/get-status.ts'
 import { mountDeliveryPeerApi } from './delivery/peer-routes.ts'
+import { createQuotas } from './delivery/quotas.ts'
 import { createSaeDirectory } from './delivery/prisma-sae-directory.ts'
 import { mountDeliveryApi } from './delivery/routes.ts'
 import { createSettlement } from './delivery/settle-reservations.ts'
@@ -192,6 +194,15 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     const getStatus = makeGetStatus({ ...deliveryParts, databaseAnswers: saes.isCurrent })
     const getKeyWithKeyIds = makeGetKeyWithKeyIds({ store })
     const acceptAssignment = makeAcceptAssignment(deliveryParts)
+    const admitRequest = makeAdmitRequest({
+      quotas: createQuotas(config.quotas),
+      redis: undefined,
+      keyPrefix: `kme:${kmeId}:quota`,
+      processCount: () => 1,
+      onRefused: metrics.countQuotaRefused,
+      clock,
+      log: log.slice('delivery'),
+    })
 
     // What others see. Three doors: a certificate or token for one is nothing to another.
     const countRequests = (listener: string): RequestLog => ({
@@ -226,6 +237,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
           getStatus,
           getKey,
           getKeyWithKeyIds,
+          admitRequest,
           limits,
           log: log.slice('delivery'),
           onDelivered: (method, keyCount) =>

@@ -26,6 +26,8 @@ export interface Metrics extends MetricsPage {
   addKeysDelivered(count: number): void
   addKeysBurnt(count: number): void
   addKeysExpired(count: number): void
+  /** @param kind which quota was used up. */
+  countQuotaRefused(kind: string): void
 }
 
 export const createMetrics = (parts: MetricsParts): Metrics => {
@@ -47,6 +49,12 @@ export const createMetrics = (parts: MetricsParts): Metrics => {
   const delivered = new Counter({ name: 'kme_keys_delivered_total', help: 'Keys delivered to slave SAEs', registers })
   const burnt = new Counter({ name: 'kme_keys_burnt_total', help: 'Keys given up because their fate is in doubt', registers })
   const expired = new Counter({ name: 'kme_keys_expired_total', help: 'Keys no slave SAE asked for in time', registers })
+  const quotaRefused = new Counter({
+    name: 'kme_quota_refused_total',
+    help: 'Requests refused because a quota of their SAE or pair was used up',
+    labelNames: ['kind'] as const,
+    registers,
+  })
 
   return {
     contentType: registry.contentType,
@@ -59,6 +67,7 @@ export const createMetrics = (parts: MetricsParts): Metrics => {
     addKeysDelivered: (count) => delivered.inc(count),
     addKeysBurnt: (count) => burnt.inc(count),
     addKeysExpired: (count) => expired.inc(count),
+    countQuotaRefused: (kind) => quotaRefused.inc({ kind }),
   }
 }
 

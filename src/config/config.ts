@@ -97,6 +97,24 @@ const sharing = z.strictObject({
   pairs: z.array(z.strictObject({ master: saeId, slave: saeId, ...share })).default([]),
 })
 
+const OFF = "expected a number above 0, or 'off'"
+const perS = z.union([z.number().positive().max(1_000_000), z.literal('off')], { error: (issue) => missing(issue) ?? OFF })
+const burst = z.int().min(1).max(100_000_000)
+/** Keys are of default size: a longer key counts as the units it is made of. */
+const quota = {
+  requestsPerS: perS.optional(),
+  /** Requests that may come at once; as many as in a second if left out. */
+  requestsBurst: burst.optional(),
+  keysPerS: perS.optional(),
+  keysBurst: burst.optional(),
+  keysPerDay: z
+    .union([z.int().min(1).max(Number.MAX_SAFE_INTEGER), z.literal('off')], { error: (issue) => missing(issue) ?? OFF })
+    .optional(),
+}
+const defaultQuota = z.strictObject(quota)
+const saeQuota = z.strictObject({ id: saeId, ...quota })
+const pairQuota = z.strictObject({ master: saeId, slave: saeId, ...quota })
+
 const schema = z.strictObject({
   kme: z.strictObject({
     /** Unique in the QKD network; also in the SAN URI `urn:kme:kme:<id>` of this KME's certificate. */
@@ -153,6 +171,17 @@ const schema = z.strictObject({
   links: z.array(z.discriminatedUnion('driver', [tcpLink])).default([]),
   /** SAEs registered at first start. Afterwards the admin API and `kme sae` change them. */
   saes: z.array(sae).default([]),
+  /** What SAEs may ask for. Off unless set. */
+  quotas: z
+    .strictObject({
+      /** For every SAE. */
+      defaults: defaultQuota.prefault({}),
+      /** SAEs with limits of their own; `off` takes away a default. */
+      saes: z.array(saeQuota).default([]),
+      /** For a master SAE that asks for keys with this slave SAE, besides the limits of the master. */
+      pairs: z.array(pairQuota).default([]),
+    })
+    .prefault({}),
 })
 
 export type Config = Readonly<z.output<typeof schema>>
@@ -222,10 +251,16 @@ interface WellFormedParts {
   readonly peers: readonly Partial<Config['peers'][number]>[]
   readonly links: readonly Partial<Config['links'][number]>[]
   readonly saes: readonly Partial<Config['saes'][number]>[]
+  readonly quotas: {
+    readonly defaults: Partial<Config['quotas']['defaults']>
+    readonly saes: readonly Partial<Config['quotas']['saes'][number]>[]
+    readonly pairs: readonly Partial<Config['quotas']['pairs'][number]>[]
+  }
 }
 
 const wellFormedParts = (written: unknown): WellFormedParts => {
-  const { kme, keys: writtenKeys, sharing: writtenSharing, peers, links, saes, ...others } = asObject(written)
+  const { kme, keys: writtenKeys, sharing: writtenSharing, peers, links, saes, quotas, ...others } = asObject(written)
+  const { defaults, saes: saeQuotas, pairs } = asObject(quotas)
   const id = kmeId.safeParse(asObject(kme)['id'])
   return {
     kmeId: id.data,
@@ -238,6 +273,11 @@ const wellFormedParts = (written: unknown): WellFormedParts => {
     peers: asList(peers).map((entry) => wellFormedMembers(peer, entry)),
     links: asList(links).map((entry) => wellFormedMembers(tcpLink, entry)),
     saes: asList(saes).map((entry) => wellFormedMembers(sae, entry)),
+    quotas: {
+      defaults: wellFormedMembers(defaultQuota, defaults),
+      saes: asList(saeQuotas).map((entry) => wellFormedMembers(saeQuota, entry)),
+      pairs: asList(pairs).map((entry) => wellFormedMembers(pairQuota, entry)),
+    },
   }
 }
 
@@ -259,6 +299,7 @@ const crossCheck = (parts: WellFormedParts): string[] => [
   ...checkPeers(parts),
   ...checkLinks(parts),
   ...checkSaes(parts.saes),
+  ...checkQuotas(parts),
 ]
 
 const checkKeys = ({ minSizeBits, sizeBits, maxSizeBits, lendFloor, maxStored }: WellFormedParts['keys']): string[] => {
@@ -343,6 +384,44 @@ const checkSaes = (saes: WellFormedParts['saes']): string[] => {
     }
   })
   return faults
+}
+
+type QuotaMembers = WellFormedParts['quotas']['defaults']
+/** A window as long as that is not counted any more. */
+const WINDOW_S_MAX = 86_400
+
+const checkQuotas = ({ saes, quotas }: WellFormedParts): string[] => {
+  const known = allIds(saes)
+  const unknown = (setting: string, id: string | undefined): string[] =>
+    id === undefined || known === undefined || known.has(id) ? [] : [`${setting}: ${id} is not among the saes`]
+  return [
+    ...checkQuota('quotas.defaults', quotas.defaults),
+    ...quotas.saes.flatMap((entry, i) => [
+      ...unknown(`quotas.saes[${i}].id`, entry.id),
+      ...checkQuota(`quotas.saes[${i}]`, entry, quotas.defaults),
+    ]),
+    ...twice('quotas.saes', 'id', quotas.saes, ({ id }) => id),
+    ...quotas.pairs.flatMap((entry, i) => [
+      ...unknown(`quotas.pairs[${i}].master`, entry.master),
+      ...unknown(`quotas.pairs[${i}].slave`, entry.slave),
+      ...checkQuota(`quotas.pairs[${i}]`, entry),
+    ]),
+    ...twice('quotas.pairs', 'slave', quotas.pairs, ({ master, slave }) =>
+      master === undefined || slave === undefined ? undefined : `the pair of ${master} and ${slave}`,
+    ),
+  ]
+}
+
+const checkQuota = (at: string, own: QuotaMembers, defaults: QuotaMembers = {}): string[] => {
+  const check = (rateName: 'requestsPerS' | 'keysPerS', burstName: 'requestsBurst' | 'keysBurst'): string[] => {
+    const rate = own[rateName] ?? defaults[rateName]
+    const points = own[burstName]
+    if (typeof rate !== 'number') return points === undefined ? [] : [`${at}.${burstName}: without ${rateName} it limits nothing`]
+    if (points !== undefined && points < rate) return [`${at}.${burstName}: below ${rateName}`]
+    if ((points ?? Math.ceil(rate)) / rate > WINDOW_S_MAX) return [`${at}.${rateName}: takes more than a day to bring the burst`]
+    return []
+  }
+  return [...check('requestsPerS', 'requestsBurst'), ...check('keysPerS', 'keysBurst')]
 }
 
 const withAbsolutePaths = (config: Config, folder: string): Config => {

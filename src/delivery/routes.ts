@@ -6,18 +6,21 @@ import { sendJson } from '../http/json-response.ts'
 import { announcesBody, readJsonObject } from '../http/request-body.ts'
 import { parseQuery, pathSegment } from '../http/request-target.ts'
 import { BadRequest } from '../kernel/errors.ts'
+import type { SaeId } from '../kernel/identifiers.ts'
 import type { Logger } from '../kernel/log.ts'
 import type { DeliveryLimits } from './delivery.ts'
+import type { AdmitRequest } from './admit-request.ts'
 import type { GetKeyWithKeyIds } from './get-key-with-key-ids.ts'
 import type { GetKey } from './get-key.ts'
 import type { makeGetStatus } from './get-status.ts'
 import { sendKeyContainer, toKeyContainer, type DeliveredKeys } from './key-container.ts'
-import { parseKeyIdQuery, parseKeyIds, parseKeyQuery, parseKeyRequest } from './key-request.ts'
+import { parseKeyIdQuery, parseKeyIds, parseKeyQuery, parseKeyRequest, type KeyRequest } from './key-request.ts'
 
 export interface DeliveryRoutesParts {
   readonly getStatus: ReturnType<typeof makeGetStatus>
   readonly getKey: GetKey
   readonly getKeyWithKeyIds: GetKeyWithKeyIds
+  readonly admitRequest: AdmitRequest
   readonly limits: DeliveryLimits
   readonly log: Logger
   /** Counts keys for metrics. */
@@ -42,11 +45,22 @@ export const mountDeliveryApi = (app: Express, parts: DeliveryRoutesParts): void
     )
   }
 
+  // The form of a request is judged first, so that what is malformed counts against no quota.
+  const getKey = (caller: SaeId, slave: string, wanted: KeyRequest): Promise<DeliveredKeys> => {
+    const slaves = [slave, ...wanted.additionalSlaveSaeIds]
+    const keyCount = wanted.number * Math.ceil(wanted.sizeBits / limits.keySizeBits)
+    return parts.admitRequest({ caller, slaves, keyCount }, () => parts.getKey(caller, slave, wanted))
+  }
+  const getKeyWithKeyIds: GetKeyWithKeyIds = (caller, master, keyIds) =>
+    parts.admitRequest({ caller, slaves: [], keyCount: 0 }, () => parts.getKeyWithKeyIds(caller, master, keyIds))
+
   only(app, '/api/v1/keys/:slaveSaeId/status', {
     get: async (request, response) => {
       refuseBody(request)
+      const slave = pathSegment(request, SAE_SEGMENT)
       if (parseQuery(request).size > 0) throw new BadRequest([{ reason: 'status takes no parameters' }])
-      sendJson(response, await parts.getStatus(callerSae(request).saeId, pathSegment(request, SAE_SEGMENT)))
+      const caller = callerSae(request).saeId
+      sendJson(response, await parts.admitRequest({ caller, slaves: [slave], keyCount: 0 }, () => parts.getStatus(caller, slave)))
     },
   })
 
@@ -55,13 +69,13 @@ export const mountDeliveryApi = (app: Express, parts: DeliveryRoutesParts): void
       refuseBody(request)
       const slave = pathSegment(request, SAE_SEGMENT)
       const wanted = parseKeyQuery(parseQuery(request), limits)
-      deliver(request, response, 'enc_keys', await parts.getKey(callerSae(request).saeId, slave, wanted))
+      deliver(request, response, 'enc_keys', await getKey(callerSae(request).saeId, slave, wanted))
     },
     post: async (request, response) => {
       const slave = pathSegment(request, SAE_SEGMENT)
       if (parseQuery(request).size > 0) throw new BadRequest([{ reason: 'POST takes its parameters in the body' }])
       const wanted = parseKeyRequest(await readJsonObject(request), limits)
-      deliver(request, response, 'enc_keys', await parts.getKey(callerSae(request).saeId, slave, wanted))
+      deliver(request, response, 'enc_keys', await getKey(callerSae(request).saeId, slave, wanted))
     },
   })
 
@@ -70,13 +84,13 @@ export const mountDeliveryApi = (app: Express, parts: DeliveryRoutesParts): void
       refuseBody(request)
       const master = pathSegment(request, SAE_SEGMENT)
       const keyIds = parseKeyIdQuery(parseQuery(request))
-      deliver(request, response, 'dec_keys', await parts.getKeyWithKeyIds(callerSae(request).saeId, master, keyIds))
+      deliver(request, response, 'dec_keys', await getKeyWithKeyIds(callerSae(request).saeId, master, keyIds))
     },
     post: async (request, response) => {
       const master = pathSegment(request, SAE_SEGMENT)
       if (parseQuery(request).size > 0) throw new BadRequest([{ reason: 'POST takes its parameters in the body' }])
       const keyIds = parseKeyIds(await readJsonObject(request), limits)
-      deliver(request, response, 'dec_keys', await parts.getKeyWithKeyIds(callerSae(request).saeId, master, keyIds))
+      deliver(request, response, 'dec_keys', await getKeyWithKeyIds(callerSae(request).saeId, master, keyIds))
     },
   })
 }

@@ -50,6 +50,8 @@ export interface SaeClient {
 export interface NetworkOptions {
   /** Settings that replace the defaults below `keys`. */
   readonly keys?: Record<string, number>
+  /** The settings below `quotas`, at both KMEs. */
+  readonly quotas?: object
   readonly rateBlocksPerS?: number
   readonly blockBytes?: number
   /** Do not wait until keys have been agreed. */
@@ -147,6 +149,7 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
         links: [
           { id: 'a-b', peer: other, driver: 'tcp', port: name === 'kme-a' ? devices.ports.a : devices.ports.b, creditBlocks: 8 },
         ],
+        ...(options.quotas !== undefined && { quotas: options.quotas }),
         saes: [
           ...Object.entries(HOMES).map(([id, kme]) => ({ id, kme, sharesWith: PARTNERS[id] })),
           { id: 'carol', kme: 'kme-c', sharesWith: [] },
