@@ -39,7 +39,7 @@ interface Charge {
   readonly points: number
 }
 
-const KINDS: readonly QuotaKind[] = ['requests', 'keys', 'keysPerDay']
+const KINDS: readonly QuotaKind[] = ['requestsPerS', 'keysPerS', 'keysPerDay']
 const LOG_INTERVAL_MS = 60_000
 
 export const makeAdmitRequest = (parts: AdmitRequestParts): AdmitRequest => {
@@ -71,7 +71,7 @@ export const makeAdmitRequest = (parts: AdmitRequestParts): AdmitRequest => {
   const chargesOf = (cost: RequestCost): Charge[] =>
     accountsOf(cost).flatMap((account) =>
       account.limiters
-        .map(({ kind, limiter }) => ({ account, kind, limiter, points: kind === 'requests' ? 1 : cost.keyCount }))
+        .map(({ kind, limiter }) => ({ account, kind, limiter, points: kind === 'requestsPerS' ? 1 : cost.keyCount }))
         .filter(({ points }) => points > 0),
     )
 
@@ -114,7 +114,7 @@ export const makeAdmitRequest = (parts: AdmitRequestParts): AdmitRequest => {
     try {
       return await serve()
     } catch (error) {
-      giveBack(charges.filter(({ kind }) => kind !== 'requests'))
+      giveBack(charges.filter(({ kind }) => kind !== 'requestsPerS'))
       throw error
     }
   }

@@ -9,11 +9,12 @@ export interface RateLimit {
 
 /** Limits of one SAE or pair; what is undefined is unlimited. Keys are of default size: a longer key counts as the units it is made of. */
 export interface Quota {
-  readonly requests: RateLimit | undefined
-  readonly keys: RateLimit | undefined
+  readonly requestsPerS: RateLimit | undefined
+  readonly keysPerS: RateLimit | undefined
   readonly keysPerDay: RateLimit | undefined
 }
 
+/** The setting that a limit comes from. */
 export type QuotaKind = keyof Quota
 
 /** A limit as an operator writes it; `off` takes away a default. */
@@ -67,8 +68,8 @@ const withDefaults = (own: QuotaSettings, defaults: QuotaSettings): QuotaSetting
 })
 
 const toQuota = ({ requestsPerS, requestsBurst, keysPerS, keysBurst, keysPerDay }: QuotaSettings): Quota => ({
-  requests: toLimit(requestsPerS, requestsBurst),
-  keys: toLimit(keysPerS, keysBurst),
+  requestsPerS: toLimit(requestsPerS, requestsBurst),
+  keysPerS: toLimit(keysPerS, keysBurst),
   keysPerDay: typeof keysPerDay === 'number' ? { points: keysPerDay, windowS: DAY_S } : undefined,
 })
 

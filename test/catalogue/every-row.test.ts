@@ -7,7 +7,6 @@ import { describe, expect, it } from '@jest/globals'
 const TABLES: Readonly<Record<string, number>> = { T: 30, R: 34, H: 32, Q: 14, J: 31, K: 38, D: 26, P: 28 }
 
 const WAITING: Readonly<Record<string, string>> = {
-  K35: 'rate limits',
   P06: 'epochs: sessions between KMEs',
   P07: 'sequence numbers: sessions between KMEs',
   P15: 'no message of this protocol version is an acknowledgement of its own',
