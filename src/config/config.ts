@@ -112,7 +112,7 @@ const quota = {
     .optional(),
 }
 const defaultQuota = z.strictObject(quota)
-const saeQuota = z.strictObject({ id: saeId, ...quota })
+const saeQuota = z.strictObject({ sae: saeId, ...quota })
 const pairQuota = z.strictObject({ master: saeId, slave: saeId, ...quota })
 
 const schema = z.strictObject({
@@ -397,17 +397,17 @@ const checkQuotas = ({ saes, quotas }: WellFormedParts): string[] => {
   return [
     ...checkQuota('quotas.defaults', quotas.defaults),
     ...quotas.saes.flatMap((entry, i) => [
-      ...unknown(`quotas.saes[${i}].id`, entry.id),
+      ...unknown(`quotas.saes[${i}].sae`, entry.sae),
       ...checkQuota(`quotas.saes[${i}]`, entry, quotas.defaults),
     ]),
-    ...twice('quotas.saes', 'id', quotas.saes, ({ id }) => id),
+    ...twice('quotas.saes', 'sae', quotas.saes, ({ sae: id }) => id),
     ...quotas.pairs.flatMap((entry, i) => [
       ...unknown(`quotas.pairs[${i}].master`, entry.master),
       ...unknown(`quotas.pairs[${i}].slave`, entry.slave),
       ...checkQuota(`quotas.pairs[${i}]`, entry),
     ]),
-    ...twice('quotas.pairs', 'slave', quotas.pairs, ({ master, slave }) =>
-      master === undefined || slave === undefined ? undefined : `the pair of ${master} and ${slave}`,
+    ...twice('quotas.pairs', 'master', quotas.pairs, ({ master, slave }) =>
+      master === undefined || slave === undefined ? undefined : `the pair ${master} and ${slave}`,
     ),
   ]
 }

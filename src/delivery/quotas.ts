@@ -41,11 +41,11 @@ const DAY_S = 86_400
 /** @param settings.defaults for every SAE; an SAE's own settings replace them one by one. Pairs have no defaults. */
 export const createQuotas = (settings: {
   readonly defaults: QuotaSettings
-  readonly saes: readonly (QuotaSettings & { readonly id: SaeId })[]
+  readonly saes: readonly (QuotaSettings & { readonly sae: SaeId })[]
   readonly pairs: readonly (QuotaSettings & { readonly master: SaeId; readonly slave: SaeId })[]
 }): Quotas => {
   const defaults = toQuota(settings.defaults)
-  const saes = new Map(settings.saes.map((own) => [own.id, toQuota(withDefaults(own, settings.defaults))]))
+  const saes = new Map(settings.saes.map((own) => [own.sae, toQuota(withDefaults(own, settings.defaults))]))
   const pairs = new Map(settings.pairs.map((own) => [nameOfPair(own.master, own.slave), toQuota(own)]))
   return {
     ofSae: (saeId) => saes.get(saeId) ?? defaults,

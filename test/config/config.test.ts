@@ -135,19 +135,19 @@ describe('a configuration', () => {
     [
       {
         defaults: { keysPerS: 5 },
-        saes: [{ id: 'alice', keysPerS: 'off' }],
+        saes: [{ sae: 'alice', keysPerS: 'off' }],
         pairs: [{ master: 'alice', slave: 'bob', keysPerDay: 5 }],
       },
       [],
     ],
-    [{ defaults: { keysPerS: 5 }, saes: [{ id: 'alice', keysBurst: 50 }] }, []],
+    [{ defaults: { keysPerS: 5 }, saes: [{ sae: 'alice', keysBurst: 50 }] }, []],
     [{ defaults: { keysPerS: 0 } }, ['quotas.defaults.keysPerS: Too small: expected number to be >0']],
     [{ defaults: { keysPerDay: 'none' } }, ["quotas.defaults.keysPerDay: expected a number above 0, or 'off'"]],
     [{ defaults: { keysBurst: 10 } }, ['quotas.defaults.keysBurst: without keysPerS it limits nothing']],
     [{ defaults: { requestsPerS: 10, requestsBurst: 9 } }, ['quotas.defaults.requestsBurst: below requestsPerS']],
     [{ defaults: { requestsPerS: 0.00001 } }, ['quotas.defaults.requestsPerS: takes more than a day to bring the burst']],
-    [{ saes: [{ id: 'zoe', keysPerS: 1 }] }, ['quotas.saes[0].id: zoe is not among the saes']],
-    [{ saes: [{ id: 'bob' }, { id: 'bob' }] }, ['quotas.saes[1].id: bob appears twice']],
+    [{ saes: [{ sae: 'zoe', keysPerS: 1 }] }, ['quotas.saes[0].sae: zoe is not among the saes']],
+    [{ saes: [{ sae: 'bob' }, { sae: 'bob' }] }, ['quotas.saes[1].sae: bob appears twice']],
     [
       {
         pairs: [
@@ -156,7 +156,7 @@ describe('a configuration', () => {
           { master: 'bob', slave: 'alice' },
         ],
       },
-      ['quotas.pairs[0].slave: zoe is not among the saes', 'quotas.pairs[2].slave: the pair of bob and alice appears twice'],
+      ['quotas.pairs[0].slave: zoe is not among the saes', 'quotas.pairs[2].master: the pair bob and alice appears twice'],
     ],
   ])('has quotas that limit something, of SAEs it knows (%j)', (quotas, faults) => expect(faultsOf({ quotas })).toEqual(faults))
 })

@@ -5,7 +5,7 @@ import { eventually, keysOf, type Answer, type SaeClient } from '../network/netw
 
 const HOUR_S = 3600
 /** So many, and then nothing for an hour. */
-const anHour = <Name extends string>(name: Name, count: number) => ({
+const anHour = (name: 'requests' | 'keys', count: number) => ({
   [`${name}PerS`]: count / HOUR_S,
   [`${name}Burst`]: count,
 })
@@ -20,9 +20,9 @@ describe('quotas of SAEs', () => {
       quotas: {
         defaults: { requestsPerS: 500 },
         saes: [
-          { id: 'anna', ...anHour('requests', 5), ...anHour('keys', 30) },
-          { id: 'bert', requestsPerS: 4 },
-          { id: 'mallory', ...anHour('requests', 3) },
+          { sae: 'anna', ...anHour('requests', 5), ...anHour('keys', 30) },
+          { sae: 'bert', requestsPerS: 4 },
+          { sae: 'mallory', ...anHour('requests', 3) },
         ],
         pairs: [
           { master: 'alice', slave: 'bert', ...anHour('keys', 6), keysPerDay: 100 },

@@ -73,7 +73,7 @@ describe('a limit counted in Redis', () => {
       return client.eval(script, keys.length, ...keys, ...args)
     },
   }
-  const isBack = (): Promise<void> => eventually('the connection is back', () => Promise.resolve(client.status === 'ready'))
+  const isBack = () => eventually('the connection is back', () => Promise.resolve(client.status === 'ready'))
 
   beforeAll(async () => {
     server = await startRedis()
