@@ -6,6 +6,7 @@ const mayUse = {
   generated: [],
   config: ['kernel'], // and the types on every door, see below
   database: ['kernel'],
+  redis: ['kernel'],
   http: ['kernel'],
   pki: ['kernel'],
   'embedded-postgres': ['kernel'],
@@ -14,7 +15,7 @@ const mayUse = {
   peer: ['kernel', 'generated', 'http', 'key-store'],
   'key-store': ['kernel', 'database', 'audit', 'custody'],
   processes: ['kernel', 'database'],
-  'key-pool': ['kernel', 'key-store'],
+  'key-pool': ['kernel', 'key-store', 'redis'],
   link: ['kernel', 'key-store', 'key-pool', 'peer', 'processes', 'http', 'audit'],
   delivery: ['kernel', 'generated', 'database', 'http', 'audit', 'peer', 'key-store', 'key-pool'],
   admin: ['kernel', 'generated', 'database', 'http', 'audit', 'peer', 'pki', 'key-pool', 'processes', 'link', 'delivery'],
@@ -24,12 +25,13 @@ const mayUse = {
 }
 
 /** Slices without a door: every file may be imported by those the table above lets in. */
-const open = ['kernel', 'config', 'database', 'http', 'generated']
+const open = ['kernel', 'config', 'database', 'redis', 'http', 'generated']
 
 /** npm package: the only files that import it. */
 const wrappedIn = {
   pg: '^src/(database/|embedded-postgres/|.*/prisma-[^/]+[.]ts$)',
   '@prisma/[^/]+': '^src/(database/|.*/prisma-[^/]+[.]ts$)',
+  ioredis: '^src/redis/',
   undici: '^src/peer/',
   jose: '^src/admin/',
   'node-forge': '^src/pki/',

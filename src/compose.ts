@@ -35,6 +35,7 @@ import { systemRandom, type Random } from './kernel/random.ts'
 import type { SecretBytes } from './kernel/secret-bytes.ts'
 import { accountOf, toSharePolicy } from './key-pool/accounts.ts'
 import { createMemoryKeyPool } from './key-pool/memory-key-pool.ts'
+import { createRedisKeyPool } from './key-pool/redis-key-pool.ts'
 import { expireKeys } from './key-store/expire-keys.ts'
 import { createKeyStore } from './key-store/prisma-key-store.ts'
 import { createDriver } from './link/driver-catalog.ts'
@@ -50,10 +51,13 @@ import { describeCertificate } from './pki/certificate-facts.ts'
 import { openInstalledFiles, type InstalledFiles } from './pki/installed-files.ts'
 import { PEER_BODY_BYTES_MAX } from './peer/wire.ts'
 import { openProcesses } from './processes/prisma-processes.ts'
+import { openRedis } from './redis/redis.ts'
 
 export interface ComposeOptions {
   readonly config: Config
   readonly databaseUrl: string
+  /** Without it this is the only process of the KME. */
+  readonly redisUrl?: string | undefined
   /** Used once; the caller wipes it. */
   readonly passphrase: SecretBytes
   readonly version: string
@@ -120,8 +124,26 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     const saes = createSaeDirectory({ database, clock, log: log.slice('delivery') })
     await saes.seed(config.saes)
     const policy = toSharePolicy(config.sharing)
-    const pool = createMemoryKeyPool({ policy, clock })
-    await pool.rebuild(store.availableUnits())
+    const redis =
+      options.redisUrl === undefined
+        ? undefined
+        : cleanUp.use(openRedis({ ...config.redis, url: options.redisUrl, clock, log: log.slice('redis') }))
+    const pool =
+      redis === undefined
+        ? createMemoryKeyPool({ policy, clock })
+        : createRedisKeyPool({
+            redis,
+            kmeId,
+            peers: config.peers.map(({ id }) => id),
+            processId: processes.processId,
+            policy,
+            store,
+            clock,
+            random,
+            log: log.slice('key-pool'),
+            signal: running.signal,
+          })
+    if (redis === undefined) await pool.rebuild(store.availableUnits())
 
     // Certificates
     const { saeApi, peerApi, adminApi } = config
@@ -309,6 +331,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     }
     const { signal } = running
     loop(processes.run(signal))
+    if (redis !== undefined) loop(redis.watch(signal))
     loop(peers.watch(signal))
     loop(links.run(signal))
     loop(settlement.run(signal))

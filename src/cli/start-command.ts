@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs'
 import { Socket } from 'node:net'
 import type { Command } from 'commander'
 import { loadConfig } from '../config/config.ts'
-import { databaseUrl } from '../config/environment.ts'
+import { databaseUrl, redisUrl } from '../config/environment.ts'
 import { readPassphrase } from '../config/secrets.ts'
 import { createLogger } from '../kernel/log.ts'
 
@@ -36,7 +36,14 @@ export const addStartCommand = (program: Command): void => {
         process.stdin.on('close', askToStop).resume()
       }
       using passphrase = readPassphrase(config)
-      const kme = await compose({ config, databaseUrl: databaseUrl(config), passphrase, version: readVersion(), log })
+      const kme = await compose({
+        config,
+        databaseUrl: databaseUrl(config),
+        redisUrl: redisUrl(config),
+        passphrase,
+        version: readVersion(),
+        log,
+      })
       if (!stop.signal.aborted) {
         // The one line that says the listeners are open; programs that start a KME wait for it.
         console.log(JSON.stringify({ event: 'listening', kmeId: kme.kmeId, ...kme.ports }))

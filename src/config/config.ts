@@ -134,6 +134,17 @@ const schema = z.strictObject({
       connections: z.int().min(4).max(200).default(12),
     })
     .prefault({}),
+  redis: z
+    .strictObject({
+      /** File holding the Redis URL; the environment variable REDIS_URL wins over it. Without either a KME runs as one process. */
+      urlFile: z.string().optional(),
+      /** Authority of the servers' certificates, for rediss://. */
+      ca: z.string().optional(),
+      /** Calls functions that an operator loaded, for a Redis user that may not send scripts. */
+      useFunctions: z.boolean().default(false),
+      commandDeadlineMs: z.int().min(50).max(5000).default(300),
+    })
+    .prefault({}),
   custody: z.strictObject({
     /** File whose whole content, less one final newline, is the passphrase the root key is derived from. */
     passphraseFile: z.string(),
@@ -434,6 +445,7 @@ const withAbsolutePaths = (config: Config, folder: string): Config => {
   return {
     ...config,
     database: all(config.database, ['urlFile']),
+    redis: all(config.redis, ['urlFile', 'ca']),
     custody: all(config.custody, ['passphraseFile']),
     saeApi: { ...config.saeApi, tls: all(config.saeApi.tls, ['certificate', 'privateKey', 'clientCa', 'clientCrl']) },
     peerApi: { ...config.peerApi, tls: all(config.peerApi.tls, ['certificate', 'privateKey', 'ca', 'crl']) },

@@ -150,6 +150,9 @@ export interface KeyStore {
   /** Every unit usable now, block by block, oldest first. */
   availableUnits(): AsyncIterable<AvailableUnits>
   counts(): Promise<readonly StoreCounts[]>
+  /** Some units that this KME may issue to the peer now, at least `unitCount` where there are so many, block by block.
+   *  @param order blocks come in another order for each value, so that callers who choose for themselves seldom meet. */
+  freeUnits(peerKmeId: KmeId, unitCount: number, order: string): Promise<readonly AvailableUnits[]>
 
   // Issuing KME
   /** AVAILABLE to RESERVED, all or none. `conflict` when a unit is not free: the pool's hint was stale. */

@@ -55,7 +55,7 @@ export const appendAudit = (statements: Statements, events: readonly AuditEvent[
 
 type BlockMethods = Pick<
   KeyStore,
-  'deposit' | 'pendingBlocks' | 'pendingUnits' | 'blockTags' | 'release' | 'discard' | 'availableUnits' | 'counts'
+  'deposit' | 'pendingBlocks' | 'pendingUnits' | 'blockTags' | 'release' | 'discard' | 'availableUnits' | 'counts' | 'freeUnits'
 >
 
 export const blockMethods = ({ database, keyring, reader, kmeId, unitSizeBits }: BlockParts): BlockMethods => ({
@@ -205,6 +205,18 @@ export const blockMethods = ({ database, keyring, reader, kmeId, unitSizeBits }:
       if (last === undefined || rows.length < pageMax) return
       after = { at: last.ingested_at, blockId: last.block_id }
     }
+  },
+
+  freeUnits: async (peerKmeId, unitCount, order) => {
+    const rows = await database.query<UnitsRow>(
+      `SELECT block_id, peer_kme_id, unit_size_bits, mine::text AS mine, theirs
+       FROM (SELECT block_id, peer_kme_id, unit_size_bits, mine & ~taken AS mine, bit_count(~mine & ~taken)::int AS theirs,
+               sum(bit_count(mine & ~taken)) OVER (ORDER BY md5(block_id::text || $3)) - bit_count(mine & ~taken) AS units_before
+             FROM key_block WHERE state = 'AVAILABLE' AND unit_size_bits = $1 AND peer_kme_id = $2 AND bit_count(mine & ~taken) > 0) b
+       WHERE units_before < $4`,
+      [unitSizeBits, peerKmeId, order, unitCount],
+    )
+    return rows.map(toAvailable)
   },
 
   counts: async () => {

@@ -5,7 +5,7 @@ import { createBatching } from '../kernel/batching.ts'
 import { Conflict, KeyDataAccess } from '../kernel/errors.ts'
 import type { AssignmentId, BlockId, KeyId, KmeId, SaeId } from '../kernel/identifiers.ts'
 import { assignmentTag } from './commitment.ts'
-import type { Assignment, Claim, ClaimRequest, Issue, KeyMaterial, KeyStore, UnitRun } from './key-store.ts'
+import type { Claim, ClaimRequest, Issue, KeyMaterial, KeyStore, UnitRun } from './key-store.ts'
 import {
   assignmentRow,
   blockIdsOf,
@@ -110,13 +110,19 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
     })
   }
 
-  /** Takes the units of all assignments with one statement and opens them. @param more its parameters from $6 on. */
+  /** Takes the units of all requests with one statement and opens them. @param more its parameters from $6 on. */
   const take = async (
     sql: string,
-    assignments: readonly Assignment[],
+    requests: readonly ClaimRequest[],
     more: readonly unknown[],
   ): Promise<(KeyMaterial | Error)[]> => {
+    const assignments = requests.map((request) => request.assignment)
     const blocks = await reader.open(blockIdsOf(assignments))
+    for (const { peerKmeId, assignment } of requests) {
+      // Another KME knows the bytes of the blocks it shares: a wrong hint must not turn them into keys for somebody else.
+      const isForeign = ({ blockId }: UnitRun): boolean => (blocks.get(blockId)?.peerKmeId ?? peerKmeId) !== peerKmeId
+      if (assignment.units.some(isForeign)) throw new RangeError('a block is shared with another KME')
+    }
     const { blockIds, masks } = masksOf(
       assignments.flatMap((assignment) => assignment.units),
       unitCountIn(blocks),
@@ -133,7 +139,7 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
     separable,
     work: (requests) => {
       const assignments = requests.map((request) => request.assignment)
-      return take(CLAIM, assignments, [
+      return take(CLAIM, requests, [
         processId,
         assignments.map((assignment) => assignment.aid),
         requests.map((request) => request.peerKmeId),
@@ -191,7 +197,7 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
           requestId: issue.requestId,
         }),
       )
-      return take(ISSUE_LOCALLY, assignments, [
+      return take(ISSUE_LOCALLY, issues, [
         JSON.stringify(rows),
         ...keyColumns(assignments),
         ...auditColumns(issues.map(issuedEvent)),

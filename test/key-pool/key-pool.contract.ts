@@ -7,8 +7,8 @@ import { BORROWER, NOBODY, unitCountOf, type Account, type KeyPool } from '../..
 import { ORDINARY, type SharePolicy } from '../../src/key-pool/share-out.ts'
 import type { AvailableUnits, UnitRun } from '../../src/key-store/key-store.ts'
 
-const PEER = 'kme-b' as KmeId
-const OTHER = 'kme-c' as KmeId
+export const PEER = 'kme-b' as KmeId
+export const OTHER = 'kme-c' as KmeId
 
 /** Names of blocks as the pool meets them. */
 const blockId = (name: number): BlockId => `00000000-0000-4000-8000-${String(name).padStart(12, '0')}` as BlockId
@@ -100,7 +100,8 @@ export const describeKeyPool = (name: string, start: () => Promise<PoolMaker>): 
       await pool.offer(block(2, 2, OTHER, 5))
       expect(await take(3, NOBODY, OTHER)).toBeUndefined()
       expect(await take(2, NOBODY, OTHER)).toEqual(['2/0', '2/1'])
-      expect(await pool.levels()).toEqual([
+      const levels = (await pool.levels()).filter(({ mine, theirs }) => mine + theirs > 0)
+      expect(levels).toEqual([
         expect.objectContaining({ peerKmeId: PEER, mine: 2, theirs: 0 }),
         expect.objectContaining({ peerKmeId: OTHER, mine: 0, theirs: 5 }),
       ])
@@ -138,17 +139,19 @@ export const describeKeyPool = (name: string, start: () => Promise<PoolMaker>): 
     it('does not bring back units that were taken while it was rebuilt, and keeps those that came meanwhile', async () => {
       const { pool, take } = await createPool()
       await pool.offer(block(1, 4))
-      let read = (): void => undefined
-      const whileReading = new Promise<void>((resolve) => (read = resolve))
+      const began = Promise.withResolvers<undefined>()
+      const goOn = Promise.withResolvers<undefined>()
       async function* slowReading(): AsyncIterable<AvailableUnits> {
+        began.resolve(undefined)
         yield block(1, 4)
-        await whileReading
+        await goOn.promise
         yield block(2, 1)
       }
       const rebuilt = pool.rebuild(slowReading())
+      await began.promise
       expect(await take(3)).toHaveLength(3)
       await pool.offer(block(3, 1))
-      read()
+      goOn.resolve(undefined)
       await rebuilt
       expect((await pool.level(PEER)).mine).toBe(3)
       expect((await take(3))?.sort()).toEqual(['1/3', '2/0', '3/0'])

@@ -1,0 +1,85 @@
+/** What a pool does that has lost its Redis: it takes units straight from the key store. Each process reads blocks in an order of its
+ *  own, so that several seldom choose the same units; when they do, the key store grants them to one. */
+import type { Clock } from '../kernel/clock.ts'
+import type { KmeId } from '../kernel/identifiers.ts'
+import type { AvailableUnits, KeyStore, StoreCounts } from '../key-store/key-store.ts'
+import { unitCountOf, type Account, type KeyPool, type PoolLevel, type Taken } from './key-pool.ts'
+import { createMemoryKeyPool } from './memory-key-pool.ts'
+import type { SharePolicy } from './share-out.ts'
+
+export interface StoreReader {
+  take(peerKmeId: KmeId, account: Account, unitCount: number): Promise<Taken>
+  level(peerKmeId: KmeId): Promise<PoolLevel>
+  /** Forgets units it has read for this peer: they may have been used since. */
+  startAnew(peerKmeId: KmeId): void
+}
+
+/** Units are read ahead, so that not every request costs a reading. */
+const READ_AHEAD_UNITS = 512
+/** For so long a reading that found too few counts, and so do counts. */
+const FRESH_MS = 200
+
+export const createStoreReader = (parts: {
+  store: Pick<KeyStore, 'freeUnits' | 'counts'>
+  processId: string
+  policy: SharePolicy
+  clock: Clock
+}): StoreReader => {
+  const { store, clock } = parts
+  const pools = new Map<
+    KmeId,
+    {
+      pool: KeyPool
+      /** When a reading last found fewer than asked for. */ drainedAtMs: number
+      reading: Promise<void> | undefined
+    }
+  >()
+  let counts: { atMs: number; read: Promise<readonly StoreCounts[]> } | undefined
+
+  const poolOf = (peerKmeId: KmeId) => {
+    let found = pools.get(peerKmeId)
+    if (found === undefined) {
+      pools.set(peerKmeId, (found = { pool: createMemoryKeyPool(parts), drainedAtMs: -Infinity, reading: undefined }))
+    }
+    return found
+  }
+  const readAgain = async (peerKmeId: KmeId, unitCount: number): Promise<void> => {
+    const one = poolOf(peerKmeId)
+    const wanted = unitCount + READ_AHEAD_UNITS
+    const units = await store.freeUnits(peerKmeId, wanted, parts.processId)
+    await one.pool.rebuild(each(units))
+    if (unitCountOf(units.map(({ mine }) => mine)) < wanted) one.drainedAtMs = clock.monotonicMs()
+  }
+  const countsNow = (): Promise<readonly StoreCounts[]> => {
+    if (counts === undefined || clock.monotonicMs() - counts.atMs > FRESH_MS) {
+      counts = { atMs: clock.monotonicMs(), read: store.counts() }
+    }
+    return counts.read
+  }
+
+  return {
+    take: async (peerKmeId, account, unitCount) => {
+      const one = poolOf(peerKmeId)
+      const taken = await one.pool.take(peerKmeId, account, unitCount)
+      if ('units' in taken) return taken
+      if (one.reading === undefined && clock.monotonicMs() - one.drainedAtMs <= FRESH_MS) return taken
+      // Whoever comes while a reading is under way waits for it.
+      one.reading ??= readAgain(peerKmeId, unitCount).finally(() => (one.reading = undefined))
+      await one.reading
+      return one.pool.take(peerKmeId, account, unitCount)
+    },
+    level: async (peerKmeId) => {
+      const found = (await countsNow()).find((one) => one.peerKmeId === peerKmeId)
+      const totals = { offeredTotal: 0, takenTotal: 0, refusedTotal: 0 }
+      return { peerKmeId, mine: found?.unitsMine ?? 0, theirs: found?.unitsTheirs ?? 0, reserved: 0, ...totals }
+    },
+    startAnew: (peerKmeId) => {
+      pools.delete(peerKmeId)
+    },
+  }
+}
+
+// eslint-disable-next-line @typescript-eslint/require-await
+async function* each(units: readonly AvailableUnits[]): AsyncIterable<AvailableUnits> {
+  yield* units
+}
