@@ -7,8 +7,13 @@ import { createReadiness } from './admin/readiness.ts'
 import { createTokenVerifier } from './admin/admin-token.ts'
 import type { InstalledCertificate } from './admin/admin.ts'
 import { mountAdminApi } from './admin/routes.ts'
+import { createAlarmStore } from './alarms/prisma-alarms.ts'
+import { createAlarms } from './alarms/report-alarms.ts'
+import { createNoticeSender } from './alarms/send-notices.ts'
+import { raiseKeysBurnt, raiseQber, watchConditions, watchDatabase, type RevocationListSight } from './alarms/watch-conditions.ts'
 import { createAuditLog } from './audit/prisma-audit-log.ts'
 import type { Config } from './config/config.ts'
+import { readWebhookSecret } from './config/secrets.ts'
 import { openKeyring } from './custody/prisma-keyring.ts'
 import { openDatabase, type Database } from './database/database.ts'
 import { applyMigrations } from './database/migrate.ts'
@@ -145,6 +150,28 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
           })
     if (redis === undefined) await pool.rebuild(store.availableUnits())
 
+    // Alarms
+    const alarmStore = createAlarmStore({
+      database,
+      kmeId,
+      webhooks: config.alarms.webhooks.map(({ url }) => url),
+      quietMs: config.alarms.quietS * 1000,
+      nowMs: clock.nowMs,
+      uuid: random.uuid,
+    })
+    const alarmParts = { store: alarmStore, clock, random, log: log.slice('alarms') }
+    const alarms = createAlarms({ ...alarmParts, onGivenUp: (count) => metrics.addAlarmNoticesGivenUp(count) })
+    const notices = cleanUp.use(
+      createNoticeSender({
+        ...alarmParts,
+        webhooks: config.alarms.webhooks.map(({ url, secretFile, caFile }) => ({
+          url,
+          secret: readWebhookSecret(secretFile),
+          ...(caFile !== undefined && { caPem: readFileSync(caFile, 'utf8') }),
+        })),
+      }),
+    )
+
     // Certificates
     const { saeApi, peerApi, adminApi } = config
     const pkiParts = { clock, log: log.slice('pki') }
@@ -175,6 +202,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
           driver: createDriver(link, { clock, random }),
           maxStoredKeys: config.keys.maxStored,
           qberMax: link.qberMax,
+          onBlockOverQberMax: (qber) => raiseQber(alarms, { linkId: link.id, peerKmeId: link.peer, qber, qberMax: link.qberMax }),
         }),
       ),
       processes,
@@ -193,7 +221,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       retryWindowS: config.keys.retryWindowS,
       lendFloorKeys: config.keys.lendFloor,
     }
-    const metrics = createMetrics({ version, pools: pool, links, peers })
+    const metrics = createMetrics({ version, pools: pool, links, peers, alarms })
     const deliveryParts = {
       kmeId,
       directory: saes,
@@ -210,7 +238,10 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       ...deliveryParts,
       burnAfterS: config.keys.burnAfterS,
       clock,
-      onBurnt: metrics.addKeysBurnt,
+      onBurnt: (unitCount) => {
+        metrics.addKeysBurnt(unitCount)
+        if (unitCount > 0) raiseKeysBurnt(alarms, unitCount)
+      },
     })
     const getKey = makeGetKey({ ...deliveryParts, settlement, borrow: lending.borrow })
     const getStatus = makeGetStatus({ ...deliveryParts, databaseAnswers: saes.isCurrent })
@@ -316,6 +347,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
           limits,
           metrics,
           certificates,
+          alarms,
         }),
     })
 
@@ -336,8 +368,15 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     loop(links.run(signal))
     loop(settlement.run(signal))
     loop(saes.watch(signal))
+    loop(alarms.run(signal))
+    loop(notices.run(signal))
+    loop(watchDatabase({ alarms, databaseAnswers: database.answers, clock }, signal))
     loop(database.listen('kme_changes', (table) => (table === 'duty' ? processes.wake() : saes.notice()), signal))
     // What one process does for all of them.
+    const revocationLists = (): RevocationListSight[] => [
+      ...revocationListOf('saeApi.tls.clientCrl', saeFiles),
+      ...revocationListOf('peerApi.tls.crl', peerFiles),
+    ]
     const keepUp = async (held: AbortSignal): Promise<void> => {
       await Promise.all([
         lending.run(held),
@@ -347,6 +386,8 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       ])
     }
     loop(processes.hold('upkeep', keepUp, signal))
+    const sights = { alarms, links: links.statuses, peers: peers.statuses, revocationLists, clock, log: log.slice('alarms') }
+    loop(processes.hold('alarms', (held) => watchConditions(sights, held), signal))
 
     // Listeners last: nothing is answered before everything behind it stands.
     const listen = async (
@@ -445,6 +486,11 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
 const describeOwn = (usedFor: string, pem: string): InstalledCertificate[] => [
   { ...describeCertificate(pem), usedFor, role: 'own', revocationListNextUpdateMs: undefined },
 ]
+
+const revocationListOf = (setting: string, files: InstalledFiles): RevocationListSight[] => {
+  const nextUpdateMs = files.revocationListNextUpdateMs()
+  return nextUpdateMs === undefined ? [] : [{ setting, nextUpdateMs }]
+}
 
 /** Every authority of a trust store. */
 const describeAnchors = (usedFor: string, files: InstalledFiles): InstalledCertificate[] =>

@@ -12,6 +12,7 @@ export const adminScopes = [
   'sae:write',
   'certificate:read',
   'audit:read',
+  'alarm:read',
   'metrics:read',
 ] as const
 

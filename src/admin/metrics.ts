@@ -1,6 +1,7 @@
 /** Metrics for Prometheus. Gauges are read from the doors when scraped, so they cost nothing in between and no database call.
  *  Holds: labels name listeners, methods, statuses, KMEs and links; never a key ID, an SAE or anything a caller sent. */
 import { collectDefaultMetrics, Counter, Gauge, Registry } from 'prom-client'
+import { alarmSeverities, type AlarmDirectory } from '../alarms/alarms.ts'
 import type { KeyPool } from '../key-pool/key-pool.ts'
 import type { LinkDirectory } from '../link/link.ts'
 import type { PeerDirectory } from '../peer/peer.ts'
@@ -11,6 +12,7 @@ export interface MetricsParts {
   readonly pools: KeyPool
   readonly links: LinkDirectory
   readonly peers: PeerDirectory
+  readonly alarms: Pick<AlarmDirectory, 'active'>
 }
 
 export interface AnsweredRequest {
@@ -28,6 +30,7 @@ export interface Metrics extends MetricsPage {
   addKeysExpired(count: number): void
   /** @param kind which quota was used up. */
   countQuotaRefused(kind: string): void
+  addAlarmNoticesGivenUp(count: number): void
 }
 
 export const createMetrics = (parts: MetricsParts): Metrics => {
@@ -37,6 +40,7 @@ export const createMetrics = (parts: MetricsParts): Metrics => {
   registerPools(registry, parts.pools)
   registerLinks(registry, parts.links)
   registerPeers(registry, parts.peers)
+  registerAlarms(registry, parts.alarms)
 
   const registers = [registry]
   const requests = new Counter({
@@ -55,6 +59,11 @@ export const createMetrics = (parts: MetricsParts): Metrics => {
     labelNames: ['kind'] as const,
     registers,
   })
+  const givenUp = new Counter({
+    name: 'kme_alarm_notices_given_up_total',
+    help: 'Notices of alarms that a webhook did not accept for a day',
+    registers,
+  })
 
   return {
     contentType: registry.contentType,
@@ -68,6 +77,7 @@ export const createMetrics = (parts: MetricsParts): Metrics => {
     addKeysBurnt: (count) => burnt.inc(count),
     addKeysExpired: (count) => expired.inc(count),
     countQuotaRefused: (kind) => quotaRefused.inc({ kind }),
+    addAlarmNoticesGivenUp: (count) => givenUp.inc(count),
   }
 }
 
@@ -149,4 +159,14 @@ const registerPeers = (registry: Registry, peers: PeerDirectory): void => {
   registerGauge(registry, 'kme_peer_failures_in_a_row', 'Calls to the peer KME that failed since its last answer', ['peer'], () =>
     peers.statuses().map((status): [{ peer: string }, number] => [{ peer: status.kmeId }, status.failuresInARow]),
   )
+}
+
+const registerAlarms = (registry: Registry, alarms: Pick<AlarmDirectory, 'active'>): void => {
+  registerGauge(registry, 'kme_alarms_active', 'Alarms that are raised', ['severity'], () => {
+    const active = alarms.active()
+    return alarmSeverities.map((severity): [{ severity: string }, number] => [
+      { severity },
+      active.filter((alarm) => alarm.severity === severity).length,
+    ])
+  })
 }

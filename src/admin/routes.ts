@@ -1,6 +1,7 @@
 /** The admin API on Express: authenticates, checks the scope, refuses what an operation does not know, answers.
  *  Holds: only the two health paths work without a token, and an operation that names no scope stops the start. */
 import type { Express, Request, Response } from 'express'
+import type { AlarmDirectory } from '../alarms/alarms.ts'
 import type { AuditLog } from '../audit/audit.ts'
 import { nameCaller } from '../http/caller.ts'
 import { only, type Handler } from '../http/api-app.ts'
@@ -12,6 +13,7 @@ import { actorOf, type AdminAnswer, type AdminRoute } from './admin-route.ts'
 import { parseAdminScope, type Admin, type MetricsPage, type Readiness, type TokenVerifier } from './admin.ts'
 import { manageSaesRoutes } from './manage-saes.ts'
 import { readAuditRoutes } from './read-audit.ts'
+import { showAlarmsRoutes } from './show-alarms.ts'
 import { showCertificatesRoutes, type ShowCertificatesParts } from './show-certificates.ts'
 import { showKmeRoutes, type ShowKmeParts } from './show-kme.ts'
 import { showLinksRoutes } from './show-links.ts'
@@ -22,6 +24,7 @@ import type { SaeDirectory } from '../delivery/delivery.ts'
 export interface AdminApiParts extends ShowKmeParts, ShowPoolsParts, ShowCertificatesParts {
   readonly verifier: TokenVerifier
   readonly audit: AuditLog
+  readonly alarms: AlarmDirectory
   readonly saes: SaeDirectory
   readonly metrics: MetricsPage
 }
@@ -35,6 +38,7 @@ export const mountAdminApi = (app: Pick<Express, 'route'>, parts: AdminApiParts)
     ...showPeersRoutes(parts),
     ...manageSaesRoutes(parts),
     ...showCertificatesRoutes(parts),
+    ...showAlarmsRoutes(parts),
     ...readAuditRoutes(parts),
     {
       method: 'get',

@@ -16,6 +16,8 @@ export type AuditEventName =
   | 'units.lent'
   | 'units.borrowed'
   | 'sae.changed'
+  | 'alarm.raised'
+  | 'alarm.cleared'
   | 'admin.refused'
   | 'peer.refused'
   | 'kme.started'

@@ -1,4 +1,4 @@
-/** The operator's commands over the admin API: `kme status`, `kme sae|link|pool|peer|audit ...`. A program gets the API's own JSON
+/** The operator's commands over the admin API: `kme status`, `kme sae|link|pool|peer|alarm|audit ...`. A program gets the API's own JSON
  *  with --json; a person gets a table. */
 import type { Command } from 'commander'
 import { createAdminClient, type AdminClient } from '../client/admin-client.ts'
@@ -23,13 +23,14 @@ interface AuditOptions extends AdminOptions {
 
 type Schemas = components['schemas']
 
-/** Adds `status`, `sae`, `link`, `pool`, `peer` and `audit` to the program. */
+/** Adds `status`, `sae`, `link`, `pool`, `peer`, `alarm` and `audit` to the program. */
 export const addOperatorCommands = (program: Command): void => {
   addStatus(program)
   addSaeCommands(group(program, 'sae', 'SAEs: who may use this KME, and who may share keys with whom'))
   addList(group(program, 'link', 'QKD links'), 'all QKD links', 'links', linkTable)
   addList(group(program, 'pool', 'key pools'), 'levels of all key pools', 'pools', poolTable)
   addList(group(program, 'peer', 'other KMEs'), 'all peer KMEs', 'peers', peerTable)
+  addList(group(program, 'alarm', 'alarms'), 'alarms: raised, and cleared in the last seven days', 'alarms', alarmTable)
   addAuditList(group(program, 'audit', 'the audit log'))
 }
 
@@ -141,6 +142,12 @@ const peerTable = (peers: readonly Schemas['Peer'][]): string =>
       age(peer.lastAnswerAgeMs),
       String(peer.failuresInARow),
     ]),
+  )
+
+const alarmTable = (alarms: readonly Schemas['Alarm'][]): string =>
+  table(
+    ['alarm', 'severity', 'raised', 'cleared', 'text'],
+    alarms.map(({ name, severity, raisedAt, clearedAt, text }) => [name, severity, raisedAt, clearedAt ?? '-', text]),
   )
 
 const saeTable = (saes: readonly Schemas['Sae'][]): string =>

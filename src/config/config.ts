@@ -29,6 +29,13 @@ const origin = z
   .string({ error: (issue) => missing(issue) ?? AN_ORIGIN })
   .refine((text) => ORIGIN.test(text) && URL.canParse(text), AN_ORIGIN)
 
+/** A query could hold a token, and this file holds no secrets. */
+const ADDRESS = /^https:\/\/[^/?#@\\\s]+(\/[^?#\\\s]*)?$/
+const AN_ADDRESS = 'expected https://host/path without user name and query'
+const address = z
+  .string({ error: (issue) => missing(issue) ?? AN_ADDRESS })
+  .refine((text) => ADDRESS.test(text) && URL.canParse(text), AN_ADDRESS)
+
 const listener = { host: host.default('127.0.0.1'), port }
 
 const keys = z.strictObject({
@@ -70,6 +77,14 @@ const tcpLink = z.strictObject({
   creditBlocks: z.int().min(1).max(1024).default(16),
   /** Blocks with a higher quantum bit error rate are never used. 0.11 is where a BB84 key stops being secret. */
   qberMax: z.number().min(0).max(0.5).default(0.11),
+})
+
+const webhook = z.strictObject({
+  url: address,
+  /** File with the key notices are signed with: `whsec_` and base64. */
+  secretFile: z.string(),
+  /** Authorities the receiver's certificate may come from; those of Node.js unless told. */
+  caFile: z.string().optional(),
 })
 
 const sae = z.strictObject({ id: saeId, kme: kmeId, sharesWith: z.array(saeId).default([]) })
@@ -193,6 +208,14 @@ const schema = z.strictObject({
       pairs: z.array(pairQuota).default([]),
     })
     .prefault({}),
+  alarms: z
+    .strictObject({
+      /** Told of every alarm that is raised or cleared. */
+      webhooks: z.array(webhook).max(16).default([]),
+      /** A webhook hears that an alarm is over when it has been over for so long. */
+      quietS: z.int().min(0).max(3600).default(60),
+    })
+    .prefault({}),
 })
 
 export type Config = Readonly<z.output<typeof schema>>
@@ -267,10 +290,11 @@ interface WellFormedParts {
     readonly saes: readonly Partial<Config['quotas']['saes'][number]>[]
     readonly pairs: readonly Partial<Config['quotas']['pairs'][number]>[]
   }
+  readonly webhooks: readonly Partial<Config['alarms']['webhooks'][number]>[]
 }
 
 const wellFormedParts = (written: unknown): WellFormedParts => {
-  const { kme, keys: writtenKeys, sharing: writtenSharing, peers, links, saes, quotas, ...others } = asObject(written)
+  const { kme, keys: writtenKeys, sharing: writtenSharing, peers, links, saes, quotas, alarms, ...others } = asObject(written)
   const { defaults, saes: saeQuotas, pairs } = asObject(quotas)
   const id = kmeId.safeParse(asObject(kme)['id'])
   return {
@@ -289,6 +313,7 @@ const wellFormedParts = (written: unknown): WellFormedParts => {
       saes: asList(saeQuotas).map((entry) => wellFormedMembers(saeQuota, entry)),
       pairs: asList(pairs).map((entry) => wellFormedMembers(pairQuota, entry)),
     },
+    webhooks: asList(asObject(alarms)['webhooks']).map((entry) => wellFormedMembers(webhook, entry)),
   }
 }
 
@@ -311,6 +336,7 @@ const crossCheck = (parts: WellFormedParts): string[] => [
   ...checkLinks(parts),
   ...checkSaes(parts.saes),
   ...checkQuotas(parts),
+  ...twice('alarms.webhooks', 'url', parts.webhooks, ({ url }) => url),
 ]
 
 const checkKeys = ({ minSizeBits, sizeBits, maxSizeBits, lendFloor, maxStored }: WellFormedParts['keys']): string[] => {
@@ -450,6 +476,7 @@ const withAbsolutePaths = (config: Config, folder: string): Config => {
     saeApi: { ...config.saeApi, tls: all(config.saeApi.tls, ['certificate', 'privateKey', 'clientCa', 'clientCrl']) },
     peerApi: { ...config.peerApi, tls: all(config.peerApi.tls, ['certificate', 'privateKey', 'ca', 'crl']) },
     adminApi: { ...all(config.adminApi, ['tokenKey']), tls: all(config.adminApi.tls, ['certificate', 'privateKey']) },
+    alarms: { ...config.alarms, webhooks: config.alarms.webhooks.map((webhook) => all(webhook, ['secretFile', 'caFile'])) },
   }
 }
 

@@ -21,3 +21,24 @@ export const readPassphrase = (config: Config): SecretBytes => {
   bytes.fill(0)
   return passphrase
 }
+
+const WEBHOOK_SECRET = /^whsec_((?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?)$/
+
+/** @returns the bytes that notices to a webhook are signed with, from a file that holds `whsec_` and 24 to 64 bytes in base64, as
+ *  Standard Webhooks has it.
+ *  @throws Error that names the file and says what to do. */
+export const readWebhookSecret = (file: string): SecretBytes => {
+  let text: string
+  try {
+    text = readFileSync(file, 'utf8').trim()
+  } catch {
+    throw new Error(`the webhook secret ${file} cannot be read; ${MAKE_A_WEBHOOK_SECRET}`)
+  }
+  const secret = SecretBytes.take(Buffer.from(WEBHOOK_SECRET.exec(text)?.[1] ?? '', 'base64'))
+  if (secret.lengthBytes >= 24 && secret.lengthBytes <= 64) return secret
+  secret.wipe()
+  throw new Error(`the webhook secret ${file} is not whsec_ and 24 to 64 bytes in base64; ${MAKE_A_WEBHOOK_SECRET}`)
+}
+
+const MAKE_A_WEBHOOK_SECRET =
+  'make it (mode 0600) with: echo "whsec_$(openssl rand -base64 32)", or correct alarms.webhooks[].secretFile'

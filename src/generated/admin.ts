@@ -213,6 +213,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/alarms": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Alarms of this KME
+         * @description Those that are raised, then those cleared in the last seven days, each newest first; 1000 at most.
+         */
+        get: operations["listAlarms"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/audit": {
         parameters: {
             query?: never;
@@ -298,7 +318,7 @@ export interface components {
         Time: string;
         Count: number;
         /** @enum {string} */
-        Scope: "kme:read" | "pool:read" | "link:read" | "peer:read" | "sae:read" | "sae:write" | "certificate:read" | "audit:read" | "metrics:read";
+        Scope: "kme:read" | "pool:read" | "link:read" | "peer:read" | "sae:read" | "sae:write" | "certificate:read" | "audit:read" | "alarm:read" | "metrics:read";
         /** @description RFC 9457 */
         Problem: {
             type: string;
@@ -429,6 +449,27 @@ export interface components {
         };
         CertificateList: {
             certificates: components["schemas"]["Certificate"][];
+        };
+        Alarm: {
+            /** @description What is wrong, and where, such as `link.down:a-b` */
+            name: string;
+            /**
+             * @description `warning`: look when there is time; `critical`: keys are, or soon will be, refused or in danger
+             * @enum {string}
+             */
+            severity: "warning" | "critical";
+            /** @description For a person */
+            text: string;
+            /** @description Identifiers and counts */
+            subject: {
+                [key: string]: unknown;
+            };
+            raisedAt: components["schemas"]["Time"];
+            /** @description null while it is raised */
+            clearedAt: components["schemas"]["Time"] | null;
+        };
+        AlarmList: {
+            alarms: components["schemas"]["Alarm"][];
         };
         AuditSequence: string;
         AuditRecord: {
@@ -830,6 +871,30 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["CertificateList"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            503: components["responses"]["ServiceUnavailable"];
+        };
+    };
+    listAlarms: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description One entry per alarm */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["AlarmList"];
                 };
             };
             400: components["responses"]["BadRequest"];

@@ -27,6 +27,8 @@ export interface SuperviseLinkParts {
   readonly maxStoredKeys: number
   /** Blocks with a higher quantum bit error rate are never stored. */
   readonly qberMax: number
+  /** A block was refused because of its error rate. */
+  readonly onBlockOverQberMax: (qber: number) => void
   readonly clock: Clock
   readonly log: Logger
 }
@@ -107,6 +109,7 @@ export const superviseLink = (parts: SuperviseLinkParts): SupervisedLink => {
   const ingest = async (block: KeyBlock): Promise<void> => {
     qber = block.qber
     if (block.qber !== undefined && block.qber > parts.qberMax) {
+      parts.onBlockOverQberMax(block.qber)
       return drop(
         block,
         `the error rate of a block is ${block.qber}, over the limit of ${parts.qberMax}: somebody may be listening`,

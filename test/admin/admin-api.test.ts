@@ -215,6 +215,26 @@ describe('certificates', () => {
   })
 })
 
+describe('alarms', () => {
+  it('are shown with when they were raised and cleared', async () => {
+    const alarm = { severity: 'critical', text: 'the link is down', subject: { linkId: 'a-b' } } as const
+    const raisedAt = new Date('2030-01-01T11:00:00Z')
+    const world = await createAdminWorld({
+      alarms: [
+        { ...alarm, name: 'link.down:a-b', raisedAt, clearedAt: undefined },
+        { ...alarm, name: 'link.down:a-c', raisedAt, clearedAt: new Date('2030-01-01T11:30:00Z') },
+      ],
+    })
+    const { body } = await world.call('get', '/api/v1/alarms', { token: await world.token(['alarm:read']) })
+    expect(body).toEqual({
+      alarms: [
+        { ...alarm, name: 'link.down:a-b', raisedAt: '2030-01-01T11:00:00.000Z', clearedAt: null },
+        { ...alarm, name: 'link.down:a-c', raisedAt: '2030-01-01T11:00:00.000Z', clearedAt: '2030-01-01T11:30:00.000Z' },
+      ],
+    })
+  })
+})
+
 describe('audit', () => {
   it('passes the question on and shows the page', async () => {
     const world = await createAdminWorld({

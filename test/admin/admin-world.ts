@@ -7,6 +7,7 @@ import { createTokenVerifier, signAdminToken } from '../../src/admin/admin-token
 import { adminScopes, type AdminScope, type InstalledCertificate, type Probe } from '../../src/admin/admin.ts'
 import { createReadiness } from '../../src/admin/readiness.ts'
 import { mountAdminApi, type AdminApiParts } from '../../src/admin/routes.ts'
+import type { AlarmRecord } from '../../src/alarms/alarms.ts'
 import type { AuditEvent, AuditPage, AuditQuery } from '../../src/audit/audit.ts'
 import type { DeliveryLimits, RegisteredSae, SaeDirectory } from '../../src/delivery/delivery.ts'
 import { createApiApp } from '../../src/http/api-app.ts'
@@ -38,6 +39,7 @@ export class FakeClock implements Clock {
     return this.#nowMs
   }
   sleep(durationMs: number, signal?: AbortSignal): Promise<void> {
+    if (signal?.aborted === true) return Promise.resolve()
     return new Promise((wake) => {
       this.#sleepers.add({ atMs: this.#nowMs + durationMs, wake })
       signal?.addEventListener('abort', () => wake())
@@ -190,6 +192,7 @@ export interface WorldOptions {
   readonly pools?: readonly PoolLevel[]
   readonly links?: readonly LinkStatus[]
   readonly peers?: readonly PeerStatus[]
+  readonly alarms?: readonly AlarmRecord[]
   readonly certificates?: readonly InstalledCertificate[]
   readonly auditPage?: AuditPage
   readonly probes?: readonly Probe[]
@@ -224,6 +227,7 @@ export const createAdminWorld = async (options: WorldOptions = {}): Promise<Admi
     peers: { statuses: () => options.peers ?? [], named: (id) => fakePeer(options.peers?.find((peer) => peer.kmeId === id)) },
     saes: fakeSaes(changes),
     certificates: () => options.certificates ?? [],
+    alarms: { list: async () => options.alarms ?? [], active: () => [] },
     readiness: createReadiness({ probes: options.probes ?? [{ name: 'database', check: () => true }], clock }),
     metrics: { contentType: 'text/plain; version=0.0.4; charset=utf-8', text: async () => 'kme_up 1\n' },
   }

@@ -1,4 +1,5 @@
 import { describe, expect, it } from '@jest/globals'
+import type { AlarmRecord } from '../../src/alarms/alarms.ts'
 import { createMetrics } from '../../src/admin/metrics.ts'
 import type { LinkStatus } from '../../src/link/link.ts'
 import type { PoolLevel } from '../../src/key-pool/key-pool.ts'
@@ -17,6 +18,15 @@ const link: LinkStatus = {
   newestBlockAgeMs: 1500,
 }
 
+const alarm: AlarmRecord = {
+  name: 'link.down:a-b',
+  severity: 'critical',
+  text: 'link a-b is down',
+  subject: {},
+  raisedAt: new Date(0),
+  clearedAt: undefined,
+}
+
 describe('metrics', () => {
   it('show pools, links and peers as they are when scraped, and forget what is gone', async () => {
     const levels: PoolLevel[] = [levelOf(kmeId('kme-b'), 5, 6)]
@@ -31,6 +41,7 @@ describe('metrics', () => {
           { kmeId: kmeId('kme-b'), url: 'https://b', available: false, lastAnswerAgeMs: undefined, failuresInARow: 3 },
         ],
       },
+      alarms: { active: () => [alarm] },
     })
     const lines = (await metrics.text()).split('\n')
     expect(lines).toEqual(
@@ -46,6 +57,8 @@ describe('metrics', () => {
         'kme_link_newest_block_age_seconds{link="a-b",peer="kme-b"} 1.5',
         'kme_peer_available{peer="kme-b"} 0',
         'kme_peer_failures_in_a_row{peer="kme-b"} 3',
+        'kme_alarms_active{severity="critical"} 1',
+        'kme_alarms_active{severity="warning"} 0',
       ]),
     )
     expect(lines.some((line) => line.startsWith('process_cpu_seconds_total'))).toBe(true)
@@ -64,6 +77,7 @@ describe('metrics', () => {
       pools: poolsWith([]),
       links: { statuses: () => [] },
       peers: { named: () => undefined, statuses: () => [] },
+      alarms: { active: () => [] },
     })
     metrics.observeRequest({ listener: 'sae', method: 'GET', status: 200 })
     metrics.observeRequest({ listener: 'sae', method: 'GET', status: 200 })
@@ -73,6 +87,7 @@ describe('metrics', () => {
     metrics.addKeysDelivered(2)
     metrics.addKeysBurnt(1)
     metrics.addKeysExpired(4)
+    metrics.addAlarmNoticesGivenUp(5)
     const text = await metrics.text()
     expect(text).toContain('kme_requests_total{listener="sae",method="GET",status="200"} 2')
     expect(text).toContain('kme_requests_total{listener="sae",method="other",status="405"} 2')
@@ -80,5 +95,6 @@ describe('metrics', () => {
     expect(text).toMatch(/^kme_keys_delivered_total 2$/m)
     expect(text).toMatch(/^kme_keys_burnt_total 1$/m)
     expect(text).toMatch(/^kme_keys_expired_total 4$/m)
+    expect(text).toMatch(/^kme_alarm_notices_given_up_total 5$/m)
   })
 })

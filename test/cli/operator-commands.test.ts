@@ -32,6 +32,14 @@ const LINK = {
 }
 const PEER = { kmeId: 'kme-b', url: 'https://kme-b.example:8452', available: true, lastAnswerAgeMs: null, failuresInARow: 2 }
 const SAE = { saeId: 'alice', kmeId: 'kme-a', enabled: false, sharesWith: ['bob', 'carol'] }
+const ALARM = {
+  name: 'link.down:a-b',
+  severity: 'critical',
+  text: 'link a-b is down',
+  subject: { linkId: 'a-b' },
+  raisedAt: '2030-01-01T00:00:00.000Z',
+  clearedAt: null,
+}
 const RECORD = {
   seq: '41',
   at: '2030-01-01T00:00:00.000Z',
@@ -46,6 +54,7 @@ const GETS: Readonly<Record<string, object>> = {
   '/api/v1/links': { links: [LINK] },
   '/api/v1/peers': { peers: [PEER] },
   '/api/v1/saes': { saes: [SAE] },
+  '/api/v1/alarms': { alarms: [ALARM] },
   '/api/v1/audit': { records: [RECORD], nextBefore: '41' },
 }
 
@@ -88,6 +97,7 @@ describe('lists', () => {
     ],
     ['peer', ['kme-b  https://kme-b.example:8452  yes        never        2'], { peers: [PEER] }],
     ['sae', ['alice  kme-a  no       bob carol'], { saes: [SAE] }],
+    ['alarm', ['link.down:a-b  critical  2030-01-01T00:00:00.000Z  -        link a-b is down'], { alarms: [ALARM] }],
     ['audit', ['41   2030-01-01T00:00:00.000Z  key.delivered  sae:alice  done     {"keys":2}'], GETS['/api/v1/audit']],
   ])('kme %s list: aligned text for a pipe, the JSON of the API for programs', async (what, lines, answer) => {
     const text = await run(what, 'list')

@@ -1,0 +1,181 @@
+/** Looks each second at what may be wrong and raises or clears the alarms of it. It remembers nothing but since when something is
+ *  wrong: what is raised is read from the alarms themselves, so that it may go on in another process.
+ *  Two sorts: a condition is cleared when it is over; an incident, which has no end of its own, is cleared some time after. */
+import type { Clock } from '../kernel/clock.ts'
+import type { Logger } from '../kernel/log.ts'
+import type { AlarmDirectory, Alarms, AlarmSeverity } from './alarms.ts'
+
+/** What is looked at of a link. */
+export interface LinkSight {
+  readonly linkId: string
+  readonly peerKmeId: string
+  readonly state: string
+  readonly reason: string | undefined
+}
+
+/** What is looked at of a peer. */
+export interface PeerSight {
+  readonly kmeId: string
+  readonly available: boolean
+}
+
+/** What is looked at of a revocation list. */
+export interface RevocationListSight {
+  /** The setting that names its file. */
+  readonly setting: string
+  /** Milliseconds since 1970. */
+  readonly nextUpdateMs: number
+}
+
+interface WatchParts {
+  readonly alarms: Alarms & AlarmDirectory
+  readonly clock: Clock
+}
+
+export interface WatchConditionsParts extends WatchParts {
+  readonly links: () => readonly LinkSight[]
+  readonly peers: () => readonly PeerSight[]
+  readonly revocationLists: () => readonly RevocationListSight[]
+  readonly log: Logger
+}
+
+export interface WatchDatabaseParts extends WatchParts {
+  /** Never rejects. */
+  readonly databaseAnswers: () => Promise<boolean>
+}
+
+const INTERVAL_MS = 1000
+/** What is over sooner is not worth an alarm. */
+const GRACE_MS = 10_000
+const DAY_MS = 86_400_000
+
+/** How long an incident stays raised, by the first word of its name. */
+const incidentsLastMs: Readonly<Record<string, number>> = { 'link.qber': 300_000, 'keys.burnt': 600_000 }
+
+/** A block was refused because of its error rate. */
+export const raiseQber = (
+  alarms: Alarms,
+  seen: { readonly linkId: string; readonly peerKmeId: string; readonly qber: number; readonly qberMax: number },
+): void =>
+  alarms.raise(
+    `link.qber:${seen.linkId}`,
+    'critical',
+    `link ${seen.linkId}: the error rate of a block is ${seen.qber}, over the limit of ${seen.qberMax}; somebody may be listening`,
+    seen,
+  )
+
+/** Keys were given up because their fate at the peer is in doubt. */
+export const raiseKeysBurnt = (alarms: Alarms, keyCount: number): void =>
+  alarms.raise('keys.burnt', 'warning', `${keyCount} keys were given up: the peer KME may have handed them out`, { keyCount })
+
+interface Condition {
+  readonly name: string
+  readonly isWrong: boolean
+  /** How long it must be wrong. */
+  readonly graceMs: number
+  readonly severity: AlarmSeverity
+  readonly text: string
+  readonly subject: Readonly<Record<string, unknown>>
+}
+
+/** Raises what is wrong for long enough and clears what is wrong no more. */
+type Look = (conditions: readonly Condition[]) => void
+
+const createLook = ({ alarms, clock }: Pick<WatchParts, 'alarms' | 'clock'>): Look => {
+  const wrongSinceMs = new Map<string, number>()
+  return (conditions) => {
+    const raised = new Set(alarms.active().map(({ name }) => name))
+    for (const { name, isWrong, graceMs, severity, text, subject } of conditions) {
+      if (!isWrong) {
+        wrongSinceMs.delete(name)
+        if (raised.has(name)) alarms.clear(name)
+        continue
+      }
+      const sinceMs = wrongSinceMs.get(name) ?? clock.monotonicMs()
+      wrongSinceMs.set(name, sinceMs)
+      if (clock.monotonicMs() - sinceMs >= graceMs && !raised.has(name)) alarms.raise(name, severity, text, subject)
+    }
+  }
+}
+
+/** Looks at links, peers and revocation lists until `signal` aborts. One process does so at a time: two that see a peer
+ *  differently would raise and clear its alarm in turn. */
+export const watchConditions = async (parts: WatchConditionsParts, signal: AbortSignal): Promise<void> => {
+  const { alarms, clock, log } = parts
+  const look = createLook(parts)
+
+  /** Clears incidents that are long over, and alarms of links, peers and lists that are configured no more. */
+  const tidyUp = (current: readonly Condition[]): void => {
+    const names = new Set(current.map(({ name }) => name))
+    for (const { name, raisedAt } of alarms.active()) {
+      const [kind = ''] = name.split(':')
+      const lastsMs = incidentsLastMs[kind]
+      const isOver = lastsMs !== undefined && clock.nowMs() - raisedAt.getTime() >= lastsMs
+      const isGone = OWN_KINDS.has(kind) && !names.has(name)
+      if (isOver || isGone) alarms.clear(name)
+    }
+  }
+
+  while (!signal.aborted) {
+    try {
+      const current = [
+        ...parts.links().map(toLinkCondition),
+        ...parts.peers().map(toPeerCondition),
+        ...parts.revocationLists().map((list) => toRevocationListCondition(list, clock.nowMs())),
+      ]
+      look(current)
+      tidyUp(current)
+    } catch (error) {
+      log.warn({ error }, 'what may need an alarm could not be looked at; trying again')
+    }
+    await clock.sleep(INTERVAL_MS, signal)
+  }
+}
+
+/** Looks whether PostgreSQL answers until `signal` aborts. Every process does: without PostgreSQL nobody can tell whose duty it is. */
+export const watchDatabase = async (parts: WatchDatabaseParts, signal: AbortSignal): Promise<void> => {
+  const look = createLook(parts)
+  while (!signal.aborted) {
+    const answers = await parts.databaseAnswers()
+    look([
+      {
+        name: 'database.unavailable',
+        isWrong: !answers,
+        graceMs: GRACE_MS,
+        severity: 'critical',
+        text: 'PostgreSQL does not answer; no keys can be handed out',
+        subject: {},
+      },
+    ])
+    await parts.clock.sleep(INTERVAL_MS, signal)
+  }
+}
+
+const OWN_KINDS: ReadonlySet<string> = new Set(['link.down', 'peer.unavailable', 'revocation-list.expiring'])
+
+const toLinkCondition = ({ linkId, peerKmeId, state, reason }: LinkSight): Condition => ({
+  name: `link.down:${linkId}`,
+  isWrong: state !== 'up',
+  graceMs: GRACE_MS,
+  severity: 'critical',
+  text: `link ${linkId} to ${peerKmeId} is ${state}: ${reason ?? 'no reason known'}`,
+  subject: { linkId, peerKmeId },
+})
+
+const toPeerCondition = ({ kmeId, available }: PeerSight): Condition => ({
+  name: `peer.unavailable:${kmeId}`,
+  isWrong: !available,
+  graceMs: GRACE_MS,
+  severity: 'critical',
+  text: `the KME ${kmeId} does not answer; no keys can be shared with its SAEs`,
+  subject: { peerKmeId: kmeId },
+})
+
+const toRevocationListCondition = ({ setting, nextUpdateMs }: RevocationListSight, nowMs: number): Condition => ({
+  name: `revocation-list.expiring:${setting}`,
+  isWrong: nextUpdateMs - nowMs < DAY_MS,
+  graceMs: 0,
+  severity: 'critical',
+  text: `the revocation list of ${setting} holds until ${new Date(nextUpdateMs).toISOString()}; then every client of its authority is refused`,
+  subject: { setting, nextUpdate: new Date(nextUpdateMs).toISOString() },
+})
