@@ -373,10 +373,6 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     loop(watchDatabase({ alarms, databaseAnswers: database.answers, clock }, signal))
     loop(database.listen('kme_changes', (table) => (table === 'duty' ? processes.wake() : saes.notice()), signal))
     // What one process does for all of them.
-    const revocationLists = (): RevocationListSight[] => [
-      ...revocationListOf('saeApi.tls.clientCrl', saeFiles),
-      ...revocationListOf('peerApi.tls.crl', peerFiles),
-    ]
     const keepUp = async (held: AbortSignal): Promise<void> => {
       await Promise.all([
         lending.run(held),
@@ -386,6 +382,10 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       ])
     }
     loop(processes.hold('upkeep', keepUp, signal))
+    const revocationLists = (): RevocationListSight[] => [
+      ...revocationListOf('saeApi.tls.clientCrl', saeFiles),
+      ...revocationListOf('peerApi.tls.crl', peerFiles),
+    ]
     const sights = { alarms, links: links.statuses, peers: peers.statuses, revocationLists, clock, log: log.slice('alarms') }
     loop(processes.hold('alarms', (held) => watchConditions(sights, held), signal))
 

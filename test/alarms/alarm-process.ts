@@ -7,7 +7,7 @@ import { openDatabase, type Database } from '../../src/database/database.ts'
 import type { Logger } from '../../src/kernel/log.ts'
 import { systemRandom } from '../../src/kernel/random.ts'
 import { SecretBytes } from '../../src/kernel/secret-bytes.ts'
-import { FakeClock } from '../admin/admin-world.ts'
+import type { FakeClock } from '../admin/admin-world.ts'
 import { eventually } from '../setup/eventually.ts'
 import { SECRET, type Receiver } from './receiver.ts'
 

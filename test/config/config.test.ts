@@ -160,3 +160,29 @@ describe('a configuration', () => {
     ],
   ])('has quotas that limit something, of SAEs it knows (%j)', (quotas, faults) => expect(faultsOf({ quotas })).toEqual(faults))
 })
+
+describe('webhooks', () => {
+  const webhook = { url: 'https://ops.example/hooks/kme', secretFile: 'secrets/webhook' }
+
+  it('are named by an address of their own, and their files are seen from the folder of the file', () => {
+    expect(parse({}).alarms).toEqual({ webhooks: [], quietS: 60 })
+    expect(parse({ alarms: { webhooks: [{ ...webhook, caFile: '/ca.pem' }] } }).alarms.webhooks).toEqual([
+      { ...webhook, secretFile: '/etc/secrets/webhook', caFile: '/ca.pem' },
+    ])
+    expect(faultsOf({ alarms: { webhooks: [webhook, webhook] } })).toEqual([
+      'alarms.webhooks[1].url: https://ops.example/hooks/kme appears twice',
+    ])
+  })
+
+  it.each([
+    'http://ops.example/',
+    'https://me:secret@ops.example/',
+    'https://ops.example/?token=secret',
+    'https://ops.example/#x',
+    'ops',
+  ])('are not reached at %j', (url) =>
+    expect(faultsOf({ alarms: { webhooks: [{ ...webhook, url }] } })).toEqual([
+      'alarms.webhooks[0].url: expected https://host/path without user name and query',
+    ]),
+  )
+})

@@ -18,7 +18,7 @@ export const checkFiles = async ({ config, clock }: DoctorParts, report: Report)
 }
 
 const filesOf = (config: Config): NamedFile[] => {
-  const { saeApi, peerApi, adminApi } = config
+  const { saeApi, peerApi, adminApi, alarms } = config
   const named: [setting: string, file: string | undefined, secret: boolean][] = [
     ['database.urlFile', config.database.urlFile, true],
     ['custody.passphraseFile', config.custody.passphraseFile, true],
@@ -33,6 +33,10 @@ const filesOf = (config: Config): NamedFile[] => {
     ['adminApi.tls.certificate', adminApi.tls.certificate, false],
     ['adminApi.tls.privateKey', adminApi.tls.privateKey, true],
     ['adminApi.tokenKey', adminApi.tokenKey, false],
+    ...alarms.webhooks.flatMap(({ secretFile, caFile }, i): [string, string | undefined, boolean][] => [
+      [`alarms.webhooks[${i}].secretFile`, secretFile, true],
+      [`alarms.webhooks[${i}].caFile`, caFile, false],
+    ]),
   ]
   return named.flatMap(([setting, file, secret]) => (file === undefined ? [] : [{ setting, file, secret }]))
 }
