@@ -39,6 +39,7 @@ import type { Logger } from './kernel/log.ts'
 import { systemRandom, type Random } from './kernel/random.ts'
 import type { SecretBytes } from './kernel/secret-bytes.ts'
 import { accountOf, toSharePolicy } from './key-pool/accounts.ts'
+import { comparePool, rebuildWhenInDoubt } from './key-pool/keep-pool.ts'
 import { createMemoryKeyPool } from './key-pool/memory-key-pool.ts'
 import { createRedisKeyPool } from './key-pool/redis-key-pool.ts'
 import { expireKeys } from './key-store/expire-keys.ts'
@@ -139,6 +140,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
         : createRedisKeyPool({
             redis,
             kmeId,
+            databaseName: keyring.name,
             peers: config.peers.map(({ id }) => id),
             processId: processes.processId,
             policy,
@@ -372,11 +374,14 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     loop(notices.run(signal))
     loop(watchDatabase({ alarms, databaseAnswers: database.answers, clock }, signal))
     loop(database.listen('kme_changes', (table) => (table === 'duty' ? processes.wake() : saes.notice()), signal))
+    const keepParts = { pool, store, clock, log: log.slice('key-pool') }
+    loop(rebuildWhenInDoubt(keepParts, signal))
     // What one process does for all of them.
     const keepUp = async (held: AbortSignal): Promise<void> => {
       await Promise.all([
         lending.run(held),
         settlement.settleForTheDead(held),
+        comparePool(keepParts, held),
         fillLocalPool({ ...linkParts, localStored: config.keys.localStored }, held),
         expireKeys({ store, clock, log: log.slice('key-store'), onExpired: metrics.addKeysExpired }, held),
       ])

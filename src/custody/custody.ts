@@ -9,6 +9,8 @@ export interface WrappedDek {
 }
 
 export interface Keyring {
+  /** Tells the keyring of one database from all others; made from its salt, so it says nothing of a key. */
+  readonly name: string
   /** The term new data keys are wrapped under. */
   readonly activeTerm: number
   /** A fresh data key, wrapped under the active term and bound to `place`. */

@@ -1,6 +1,6 @@
 /** Keyring whose terms are recorded in the database: salt and cost of the key derivation, and a check value that tells a
  *  wrong passphrase before anything is written. Argon2id (RFC 9106) -> HKDF-SHA-256 (RFC 5869) -> KEK. */
-import { argon2, createHmac, createSecretKey, hkdfSync, timingSafeEqual, type KeyObject } from 'node:crypto'
+import { argon2, createHash, createHmac, createSecretKey, hkdfSync, timingSafeEqual, type KeyObject } from 'node:crypto'
 import { promisify } from 'node:util'
 import type { Database } from '../database/database.ts'
 import { KeyDataAccess } from '../kernel/errors.ts'
@@ -50,7 +50,8 @@ export const openKeyring = async (options: KeyringOptions): Promise<Keyring> => 
   } else if (!timingSafeEqual(checkValue, known.checkValue)) {
     throw new WrongRootKey()
   }
-  return keyringOf(kek, term, random)
+  const name = createHash('sha256').update(`openkme keyring name`).update(salt).digest('hex').slice(0, 12)
+  return keyringOf(name, kek, term, random)
 }
 
 const argon2Async = promisify(argon2)
@@ -85,9 +86,10 @@ const takeKey = (bytes: Buffer): KeyObject => {
   return key
 }
 
-const keyringOf = (kek: KeyObject, activeTerm: number, random: Random): Keyring => {
+const keyringOf = (name: string, kek: KeyObject, activeTerm: number, random: Random): Keyring => {
   const associatedData = (term: number, place: string): Buffer => Buffer.from(`openkme dek 1|${term}|${place}`)
   return {
+    name,
     activeTerm,
     createDek: (place) => {
       const bytes = random.fill(Buffer.allocUnsafeSlow(KEY_BYTES))

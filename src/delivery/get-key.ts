@@ -132,7 +132,7 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
       const claimed = await claim(assignment)
       if (claimed !== 'conflict') return { assignment, claimed }
       log.warn({ aid: assignment.aid, targetKmeId: wanted.targetKmeId }, 'pool hints were stale')
-      parts.settlement.doubtPool()
+      pool.doubt(wanted.targetKmeId)
     }
     throw new Unavailable()
   }
@@ -178,7 +178,7 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
         return await store.claim({ peerKmeId: peer.kmeId, assignment: candidate })
       } catch (error) {
         if (error instanceof KeyDataAccess) await parts.settlement.burn(candidate.aid, 'the units could not be opened')
-        else parts.settlement.doubtPool()
+        else pool.doubt(peer.kmeId)
         throw error
       }
     })

@@ -26,8 +26,6 @@ export interface Settlement {
   giveBack(aid: AssignmentId, rule: 'R1' | 'R2'): Promise<readonly UnitRun[]>
   /** Gives up a reservation for good. */
   burn(aid: AssignmentId, reason: string): Promise<void>
-  /** The pool may hold hints that are stale or lack units that are free: rebuild it soon. */
-  doubtPool(): void
   /** Settles what there is to settle, now. */
   settle(): Promise<void>
   /** Settles what this process left, again and again until `signal` aborts. */
@@ -39,12 +37,9 @@ export interface Settlement {
 const INTERVAL_MS = 500
 /** Between two looks when nothing is known to be pending. */
 const SETTLE_INTERVAL_MS = 5000
-/** Between two comparisons of the pool with the store. */
-const COMPARE_INTERVAL_MS = 15_000
 
 export const createSettlement = (parts: SettlementParts): Settlement => {
   const { store, pool, peers, clock, log } = parts
-  let poolIsDoubtful = false
   /** Something of this process may be unsettled. */
   let pending = false
 
@@ -96,30 +91,6 @@ export const createSettlement = (parts: SettlementParts): Settlement => {
     if (!(await settle('own'))) pending = true
   }
 
-  /** The pool is a hint. It is rebuilt when it disagrees with the store and neither moved since the last look: under traffic
-   *  the two always differ by what is on its way. */
-  let lastLook = new Map<string, string>()
-  const comparePool = async (): Promise<void> => {
-    const look = new Map<string, string>()
-    for (const { peerKmeId, unitsMine, unitsTheirs } of await store.counts()) {
-      const { mine, theirs } = await pool.level(peerKmeId)
-      if (mine === unitsMine && theirs === unitsTheirs) continue
-      const numbers = [mine, theirs, unitsMine, unitsTheirs].join(' ')
-      look.set(peerKmeId, numbers)
-      if (lastLook.get(peerKmeId) === numbers) poolIsDoubtful = true
-    }
-    lastLook = look
-  }
-
-  const rebuildPool = async (): Promise<void> => {
-    try {
-      await pool.rebuild(store.availableUnits())
-    } catch (error) {
-      poolIsDoubtful = true
-      throw error
-    }
-  }
-
   return {
     abort: async (aid, reason) => {
       pending = true
@@ -127,7 +98,6 @@ export const createSettlement = (parts: SettlementParts): Settlement => {
         return await store.markAborting(aid, reason)
       } catch (error) {
         log.error({ aid, error }, 'could not mark a reservation as aborting; it will be settled later')
-        poolIsDoubtful = true
         return 'unknown'
       }
     },
@@ -136,30 +106,16 @@ export const createSettlement = (parts: SettlementParts): Settlement => {
       return store.giveBack(aid, rule)
     },
     burn,
-    doubtPool: () => {
-      poolIsDoubtful = true
-      pending = true
-    },
     settle: async () => {
       await settle('all')
     },
     run: async (signal) => {
-      let comparedMs = clock.monotonicMs()
-      let settledMs = comparedMs
+      let settledMs = clock.monotonicMs()
       while (!signal.aborted) {
         try {
           if (pending || clock.monotonicMs() - settledMs >= SETTLE_INTERVAL_MS) {
             settledMs = clock.monotonicMs()
             await settleOwn()
-          }
-          if (clock.monotonicMs() - comparedMs >= COMPARE_INTERVAL_MS) {
-            comparedMs = clock.monotonicMs()
-            await comparePool()
-          }
-          if (poolIsDoubtful || pool.needsRebuild()) {
-            // Doubts that come up while it is rebuilt count for the next time.
-            poolIsDoubtful = false
-            await rebuildPool()
           }
         } catch (error) {
           pending = true

@@ -45,7 +45,9 @@ export interface KeyPool {
   drawable(peerKmeId: KmeId, account: Account): Promise<number>
   level(peerKmeId: KmeId): Promise<PoolLevel>
   levels(): Promise<readonly PoolLevel[]>
-  /** Whether the pool knows that its content is not to be relied on. */
+  /** Its units turned out not to be free, or some may be missing: it is to be rebuilt soon. */
+  doubt(peerKmeId: KmeId): void
+  /** Whether the pool is in doubt and could be rebuilt. */
   needsRebuild(): boolean
   /** Empties the pool and fills it from the key store.
    *  @throws when either cannot be reached; the pool then still needs it. */

@@ -31,6 +31,7 @@ const emptyLine = (): Line => ({
 export const createMemoryKeyPool = (parts: { policy: SharePolicy; clock: Clock }): KeyPool => {
   const { policy, clock } = parts
   let lines = new Map<KmeId, Line>()
+  let inDoubt = false
   /** What happens to the lines while they are being rebuilt; the reading may or may not have seen it. */
   let meanwhile: { offered: AvailableUnits[]; taken: Map<BlockId, Set<number>> } | undefined
 
@@ -133,6 +134,8 @@ export const createMemoryKeyPool = (parts: { policy: SharePolicy; clock: Clock }
   const rebuild = async (units: AsyncIterable<AvailableUnits>): Promise<void> => {
     const changes: NonNullable<typeof meanwhile> = { offered: [], taken: new Map() }
     meanwhile = changes
+    // Doubts that come up from now on count for the next time.
+    inDoubt = false
     const fresh = new Map<KmeId, Line>()
     const read = new Set<BlockId>()
     try {
@@ -140,6 +143,9 @@ export const createMemoryKeyPool = (parts: { policy: SharePolicy; clock: Clock }
         read.add(available.mine.blockId)
         append(lineIn(fresh, available.peerKmeId), available)
       }
+    } catch (error) {
+      inDoubt = true
+      throw error
     } finally {
       meanwhile = undefined
     }
@@ -179,7 +185,10 @@ export const createMemoryKeyPool = (parts: { policy: SharePolicy; clock: Clock }
     },
     level: (peerKmeId) => Promise.resolve(level(peerKmeId)),
     levels: () => Promise.resolve([...lines.keys()].map(level)),
-    needsRebuild: () => false,
+    doubt: () => {
+      inDoubt = true
+    },
+    needsRebuild: () => inDoubt,
     rebuild,
   }
 }

@@ -20,6 +20,8 @@ import { createStoreReader } from './store-reader.ts'
 export interface RedisKeyPoolParts {
   readonly redis: RedisConnection
   readonly kmeId: KmeId
+  /** Tells the pools of one database from those of another that used the same Redis. */
+  readonly databaseName: string
   /** KMEs there is or was a pool for; others are found when units for them come in. */
   readonly peers: readonly KmeId[]
   readonly processId: string
@@ -61,7 +63,7 @@ interface Line {
 }
 
 export const createRedisKeyPool = (parts: RedisKeyPoolParts): KeyPool => {
-  const { redis, kmeId, processId, policy, clock, random, log } = parts
+  const { redis, kmeId, databaseName, processId, policy, clock, random, log } = parts
   const scripts = poolScripts()
   const instead = createStoreReader(parts)
   const lines = new Map<KmeId, Line>()
@@ -73,7 +75,7 @@ export const createRedisKeyPool = (parts: RedisKeyPoolParts): KeyPool => {
   }
   const createLine = (peerKmeId: KmeId): Line => {
     // One hash slot for each pool.
-    const tag = `openkme:{${kmeId}>${peerKmeId}}`
+    const tag = `openkme:{${kmeId}>${peerKmeId}}:${databaseName}`
     const line: Line = {
       peerKmeId,
       keys: PARTS.map((part) => `${tag}:${part}`),
@@ -92,6 +94,7 @@ export const createRedisKeyPool = (parts: RedisKeyPoolParts): KeyPool => {
 
   const doubt = (line: Line): void => {
     line.doubtedMs ??= clock.nowMs()
+    instead.startAnew(line.peerKmeId)
   }
   const run = async (line: Line, script: PoolScript, args: readonly (string | number | Buffer)[]): Promise<unknown> => {
     try {
@@ -104,7 +107,6 @@ export const createRedisKeyPool = (parts: RedisKeyPoolParts): KeyPool => {
     } catch (error) {
       line.joined = false
       doubt(line)
-      instead.startAnew(line.peerKmeId)
       if (error instanceof RedisContentError) log.error({ peer: line.peerKmeId, error }, 'the pool in Redis is damaged')
       throw error
     }
@@ -199,11 +201,7 @@ export const createRedisKeyPool = (parts: RedisKeyPoolParts): KeyPool => {
     const rebuilding = new Map<Line, { id: string; theirs: number; runs: Buffer[] }>()
     const doubtedMs = new Map<Line, number | undefined>()
     const begin = async (line: Line): Promise<void> => {
-      if (!redis.available(line.keys[0] as string)) {
-        // Nothing to rebuild; what was read instead may be the reason for the doubt.
-        instead.startAnew(line.peerKmeId)
-        return
-      }
+      if (!redis.available(line.keys[0] as string)) return
       const id = await beginRebuild(line)
       doubtedMs.set(line, line.doubtedMs)
       if (id !== undefined) rebuilding.set(line, { id, theirs: 0, runs: [] })
@@ -266,6 +264,7 @@ export const createRedisKeyPool = (parts: RedisKeyPoolParts): KeyPool => {
       (await read(lineOf(peerKmeId), account))?.drawable ?? (await instead.level(peerKmeId)).mine,
     level: (peerKmeId) => levelOf(lineOf(peerKmeId)),
     levels: () => Promise.all([...lines.values()].map(levelOf)),
+    doubt: (peerKmeId) => doubt(lineOf(peerKmeId)),
     needsRebuild: () =>
       [...lines.values()].some((line) => line.doubtedMs !== undefined && redis.available(line.keys[0] as string)),
     rebuild,

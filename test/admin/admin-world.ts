@@ -83,6 +83,7 @@ export const poolsWith = (levels: readonly PoolLevel[]): KeyPool => ({
   drawable: () => Promise.resolve(0),
   level: (peerKmeId) => Promise.resolve(levels.find((level) => level.peerKmeId === peerKmeId) ?? levelOf(peerKmeId, 0, 0)),
   levels: () => Promise.resolve(levels),
+  doubt: () => undefined,
   needsRebuild: () => false,
   rebuild: () => Promise.resolve(),
 })

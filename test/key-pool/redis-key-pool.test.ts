@@ -24,6 +24,7 @@ const poolsIn = async (url: string, stopServer: () => Promise<void>): Promise<Po
       const pool = createRedisKeyPool({
         redis,
         kmeId: `kme-${randomUUID()}` as KmeId,
+        databaseName: 'test',
         peers: [PEER, OTHER],
         processId: randomUUID(),
         policy,
