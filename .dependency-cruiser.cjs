@@ -18,7 +18,7 @@ const mayUse = {
   processes: ['kernel', 'database'],
   'key-pool': ['kernel', 'key-store', 'redis'],
   link: ['kernel', 'key-store', 'key-pool', 'peer', 'processes', 'http', 'audit'],
-  delivery: ['kernel', 'generated', 'database', 'http', 'audit', 'peer', 'key-store', 'key-pool'],
+  delivery: ['kernel', 'generated', 'database', 'redis', 'http', 'audit', 'peer', 'key-store', 'key-pool'],
   admin: [
     'kernel',
     'generated',

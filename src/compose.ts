@@ -251,9 +251,9 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     const acceptAssignment = makeAcceptAssignment(deliveryParts)
     const admitRequest = makeAdmitRequest({
       quotas: createQuotas(config.quotas),
-      redis: undefined,
-      keyPrefix: `kme:${kmeId}:quota`,
-      processCount: () => 1,
+      redis,
+      keyPrefix: `openkme:${kmeId}:quota`,
+      processCount: () => processes.alive().length,
       onRefused: metrics.countQuotaRefused,
       clock,
       log: log.slice('delivery'),

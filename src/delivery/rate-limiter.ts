@@ -6,6 +6,7 @@ import { readFileSync } from 'node:fs'
 import { RateLimiterMemory, RateLimiterRedis, RateLimiterRes } from 'rate-limiter-flexible'
 import { createBatching } from '../kernel/batching.ts'
 import type { Clock } from '../kernel/clock.ts'
+import type { RedisConnection, RedisScript } from '../redis/redis.ts'
 import type { RateLimit } from './quotas.ts'
 
 export interface RateLimiter {
@@ -17,16 +18,8 @@ export interface RateLimiter {
   giveBack(points: number): void
 }
 
-/** What this needs of Redis. */
-export interface CountingRedis {
-  /** False while Redis is away. */
-  available(): boolean
-  /** Runs the script; bounded in time. */
-  run(script: string, keys: readonly string[], args: readonly string[]): Promise<unknown>
-}
-
 export interface RateLimiterParts {
-  readonly redis: CountingRedis | undefined
+  readonly redis: Pick<RedisConnection, 'available' | 'run'> | undefined
   /** Of all keys in Redis. */
   readonly keyPrefix: string
   /** Processes of this KME that are alive, this one included. */
@@ -34,7 +27,11 @@ export interface RateLimiterParts {
   readonly clock: Clock
 }
 
-const COUNT_POINTS = readFileSync(new URL('count-points.lua', import.meta.url), 'utf8')
+/** Also for a library of functions, where scripts may not be sent. */
+export const countPoints: RedisScript = {
+  name: 'openkme_count_points',
+  lua: readFileSync(new URL('count-points.lua', import.meta.url), 'utf8'),
+}
 const WAITING_MAX = 1024
 /** How long a refusal is remembered; another process may give points back meanwhile. */
 const REFUSAL_KNOWN_MS = 1000
@@ -45,6 +42,8 @@ export const createRateLimiter = (account: string, limit: RateLimit, parts: Rate
   const window = { points: limit.points, duration: limit.windowS, keyPrefix: parts.keyPrefix }
   const own = new RateLimiterMemory(window)
   const shared = redis === undefined ? undefined : new RateLimiterRedis({ ...window, storeClient: storeOf(redis) })
+  const isShared = (limiter: typeof shared): limiter is RateLimiterRedis =>
+    limiter !== undefined && redis?.available(limiter.getKey(account)) === true
   /** So many points did not fit. Until then nobody asks again. */
   let refused: { readonly points: number; readonly untilMs: number; readonly nextWindowMs: number } | undefined
 
@@ -76,10 +75,7 @@ export const createRateLimiter = (account: string, limit: RateLimit, parts: Rate
     const nowMs = clock.monotonicMs()
     if (refused !== undefined && refused.untilMs <= nowMs) refused = undefined
     if (refused !== undefined && points >= refused.points) return refused.nextWindowMs - nowMs
-    const missingMs =
-      shared !== undefined && redis?.available() === true
-        ? await takeShared(shared, points).catch(() => takeOwn(points))
-        : await takeOwn(points)
+    const missingMs = isShared(shared) ? await takeShared(shared, points).catch(() => takeOwn(points)) : await takeOwn(points)
     if (missingMs !== undefined) {
       refused = { points, untilMs: nowMs + Math.min(missingMs, REFUSAL_KNOWN_MS), nextWindowMs: nowMs + missingMs }
     }
@@ -107,12 +103,12 @@ export const createRateLimiter = (account: string, limit: RateLimit, parts: Rate
       refused = undefined
       void giveBackOwn(points)
       // What cannot be given back is counted until the window ends.
-      if (shared !== undefined && redis?.available() === true) shared.reward(account, points).catch(() => undefined)
+      if (isShared(shared)) shared.reward(account, points).catch(() => undefined)
     },
   }
 }
 
 /** The part of a Redis client that RateLimiterRedis calls, with our script, time limit and breaker. */
-const storeOf = (redis: CountingRedis) => ({
-  rlflxIncr: ([key, ...args]: readonly string[]) => redis.run(COUNT_POINTS, [key ?? ''], args),
+const storeOf = (redis: Pick<RedisConnection, 'run'>) => ({
+  rlflxIncr: ([key, ...args]: readonly string[]) => redis.run(countPoints, [key ?? ''], args),
 })

@@ -1,15 +1,16 @@
 /** What quotas are counted with: in this process alone, and in a real Redis shared by processes. */
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals'
-import { Redis } from 'ioredis'
 import type { RateLimit } from '../../src/delivery/quotas.ts'
-import { createRateLimiter, type CountingRedis, type RateLimiter } from '../../src/delivery/rate-limiter.ts'
+import { countPoints, createRateLimiter, type RateLimiter, type RateLimiterParts } from '../../src/delivery/rate-limiter.ts'
 import { systemClock } from '../../src/kernel/clock.ts'
+import { createLogger } from '../../src/kernel/log.ts'
+import { openRedis, type RedisConnection } from '../../src/redis/redis.ts'
 import { eventually } from '../setup/eventually.ts'
 import { startRedis } from '../setup/redis-servers.ts'
 
 const HOUR_S = 3600
 const limit = (points: number, windowS = HOUR_S): RateLimit => ({ points, windowS })
-const limiterOf = (of: RateLimit, redis?: CountingRedis, processCount = 1): RateLimiter =>
+const limiterOf = (of: RateLimit, redis?: RateLimiterParts['redis'], processCount = 1): RateLimiter =>
   createRateLimiter('requests:alice', of, { redis, keyPrefix: 'quota', processCount: () => processCount, clock: systemClock })
 
 /** How many single points a limiter lets through at once. */
@@ -64,21 +65,24 @@ describe('a limit counted in this process', () => {
 
 describe('a limit counted in Redis', () => {
   let server: Awaited<ReturnType<typeof startRedis>>
-  let client: Redis
+  let connection: RedisConnection
   let calls = 0
-  const redis: CountingRedis = {
-    available: () => client.status === 'ready',
+  const stop = new AbortController()
+  const redis: RateLimiterParts['redis'] = {
+    available: (key) => connection.available(key),
     run: (script, keys, args) => {
       calls += 1
-      return client.eval(script, keys.length, ...keys, ...args)
+      return connection.run(script, keys, args)
     },
   }
-  const isBack = () => eventually('the connection is back', () => Promise.resolve(client.status === 'ready'))
+  const isBack = () => eventually('Redis is back', () => connection.available('quota:requests:alice'))
+  const open = (useFunctions: boolean): RedisConnection =>
+    openRedis({ url: server.url, useFunctions, commandDeadlineMs: 500, clock: systemClock, log: createLogger('silent') })
 
   beforeAll(async () => {
     server = await startRedis()
-    client = new Redis(server.port, '127.0.0.1', { enableOfflineQueue: false, maxRetriesPerRequest: 0, retryStrategy: () => 20 })
-    client.on('error', () => undefined)
+    connection = open(false)
+    void connection.watch(stop.signal)
     await isBack()
   })
   beforeEach(async () => {
@@ -86,7 +90,8 @@ describe('a limit counted in Redis', () => {
     calls = 0
   })
   afterAll(async () => {
-    client?.disconnect()
+    stop.abort()
+    await connection?.[Symbol.asyncDispose]()
     await server?.stop()
   })
 
@@ -115,6 +120,27 @@ describe('a limit counted in Redis', () => {
     expect(calls).toBeLessThanOrEqual(3)
   })
 
+  it('is counted the same way by a function of Redis', async () => {
+    const { name, lua } = countPoints
+    await server.cli('FUNCTION', 'LOAD', `#!lua name=test\nredis.register_function('${name}', function(KEYS, ARGV)\n${lua}end)`)
+    await using calling = open(true)
+    await eventually('Redis is connected', () => calling.available(''))
+    expect(await admitted(limiterOf(limit(7), calling), 20)).toBe(7)
+    expect(await admitted(limiterOf(limit(9), redis), 20)).toBe(2)
+  })
+
+  it('goes on with the share of this process while Redis does not answer', async () => {
+    const limiter = limiterOf(limit(10), redis, 2)
+    expect(await limiter.take(1)).toBeUndefined()
+    server.freeze()
+    try {
+      expect(await admitted(limiter, 20)).toBe(4)
+    } finally {
+      server.thaw()
+    }
+    await isBack()
+  })
+
   it('begins anew with the next window', async () => {
     const limiter = limiterOf(limit(3, 1.2), redis)
     expect(await admitted(limiter, 9)).toBe(3)
@@ -131,7 +157,7 @@ describe('a limit counted in Redis', () => {
     expect(await admitted(other, 50)).toBeLessThanOrEqual(5)
   })
 
-  it('goes on with the share of this process while Redis is away, and is shared again when it is back', async () => {
+  it('goes on while Redis is gone, and is shared again when it is back', async () => {
     const [one, other] = [limiterOf(limit(12), redis, 3), limiterOf(limit(12), redis, 3)]
     expect(await one.take(3)).toBeUndefined()
     await server.kill9()
