@@ -16,8 +16,8 @@ const mayUse = {
   peer: ['kernel', 'generated', 'http', 'key-store'],
   'key-store': ['kernel', 'database', 'audit', 'custody'],
   processes: ['kernel', 'database'],
-  'key-pool': ['kernel', 'key-store', 'redis'],
-  link: ['kernel', 'key-store', 'key-pool', 'peer', 'processes', 'http', 'audit'],
+  'key-pool': ['kernel', 'database', 'audit', 'alarms', 'key-store', 'redis'],
+  link: ['kernel', 'key-store', 'key-pool', 'peer', 'processes', 'http', 'audit', 'alarms'],
   delivery: ['kernel', 'generated', 'database', 'redis', 'http', 'audit', 'peer', 'key-store', 'key-pool'],
   admin: [
     'kernel',

@@ -12,7 +12,7 @@ import { createAlarms } from './alarms/report-alarms.ts'
 import { createNoticeSender } from './alarms/send-notices.ts'
 import { raiseKeysBurnt, raiseQber, watchConditions, watchDatabase, type RevocationListSight } from './alarms/watch-conditions.ts'
 import { createAuditLog } from './audit/prisma-audit-log.ts'
-import type { Config } from './config/config.ts'
+import { poolMarksOf, type Config } from './config/config.ts'
 import { readWebhookSecret } from './config/secrets.ts'
 import { openKeyring } from './custody/prisma-keyring.ts'
 import { openDatabase, type Database } from './database/database.ts'
@@ -31,6 +31,7 @@ import { createSettlement } from './delivery/settle-reservations.ts'
 import { createApiApp } from './http/api-app.ts'
 import { requireKme, requireSae } from './http/caller.ts'
 import { bearerChallenge } from './http/error-response.ts'
+import { createEventStreams } from './http/event-streams.ts'
 import { startListener, type Listener } from './http/listeners.ts'
 import { bothOf, createRequestLog, type RequestLog } from './http/request-log.ts'
 import { systemClock, type Clock } from './kernel/clock.ts'
@@ -41,14 +42,20 @@ import type { SecretBytes } from './kernel/secret-bytes.ts'
 import { accountOf, toSharePolicy } from './key-pool/accounts.ts'
 import { comparePool, rebuildWhenInDoubt } from './key-pool/keep-pool.ts'
 import { createMemoryKeyPool } from './key-pool/memory-key-pool.ts'
+import { createPoolCeilings } from './key-pool/prisma-pool-ceilings.ts'
+import { createPoolHistory } from './key-pool/prisma-pool-history.ts'
+import { recordPools } from './key-pool/record-pools.ts'
 import { createRedisKeyPool } from './key-pool/redis-key-pool.ts'
+import { createPoolWatch } from './key-pool/watch-pools.ts'
 import { expireKeys } from './key-store/expire-keys.ts'
 import { createKeyStore } from './key-store/prisma-key-store.ts'
 import { createDriver } from './link/driver-catalog.ts'
-import { fillLocalPool } from './link/fill-local-pool.ts'
+import { createLocalSource } from './link/fill-local-pool.ts'
 import { createLending } from './link/lend-units.ts'
 import { createLinkDirectory } from './link/link-directory.ts'
 import { mountLinkPeerApi } from './link/peer-routes.ts'
+import { createReplenisher } from './link/replenish-pools.ts'
+import { createLinkSource, createLoanSource } from './link/replenish-sources.ts'
 import { superviseLink } from './link/supervise-link.ts'
 import { createMtlsPeer } from './peer/mtls-peer.ts'
 import { createPeerDirectory } from './peer/peer-directory.ts'
@@ -174,6 +181,19 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       }),
     )
 
+    // How the pools are
+    const linkedPeers = [...new Set(config.links.map(({ peer }) => peer))]
+    const marksOf = (peerKmeId: KmeId) => poolMarksOf(config, peerKmeId)
+    const poolParts = { kmeId, marksOf, clock, random, log: log.slice('key-pool') }
+    const poolWatch = createPoolWatch({
+      ...poolParts,
+      pool,
+      expected: [...linkedPeers, ...(config.keys.localStored > 0 ? [kmeId] : [])],
+      lendFloorKeys: config.keys.lendFloor,
+    })
+    const poolHistory = createPoolHistory({ database, historyDays: config.pools.historyDays })
+    const ceilings = createPoolCeilings({ ...poolParts, database })
+
     // Certificates
     const { saeApi, peerApi, adminApi } = config
     const pkiParts = { clock, log: log.slice('pki') }
@@ -193,7 +213,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
         ),
       ),
     )
-    const linkParts = { kmeId, store, pool, peers, processes, unitSizeBits, clock, random, log: log.slice('link') }
+    const linkParts = { kmeId, store, pool, ceilings, peers, processes, unitSizeBits, clock, random, log: log.slice('link') }
     const links = createLinkDirectory(
       config.links.map((link) =>
         superviseLink({
@@ -202,14 +222,26 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
           peerKmeId: link.peer,
           driverName: link.driver,
           driver: createDriver(link, { clock, random }),
-          maxStoredKeys: config.keys.maxStored,
           qberMax: link.qberMax,
           onBlockOverQberMax: (qber) => raiseQber(alarms, { linkId: link.id, peerKmeId: link.peer, qber, qberMax: link.qberMax }),
         }),
       ),
       processes,
     )
+    ceilings.onAsk(links.wake)
     const lending = createLending({ ...linkParts, lendFloorUnits: config.keys.lendFloor })
+    const localSource = createLocalSource(linkParts)
+    const replenisher = createReplenisher({
+      ...linkParts,
+      watch: poolWatch,
+      alarms,
+      audit,
+      sources: [
+        ...config.links.map((link) => createLinkSource({ linkId: link.id, peerKmeId: link.peer, links })),
+        ...linkedPeers.map((peerKmeId) => createLoanSource({ peerKmeId, lending, peers })),
+        ...(config.keys.localStored > 0 ? [localSource] : []),
+      ],
+    })
 
     // Delivery
     const limits: DeliveryLimits = {
@@ -223,7 +255,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       retryWindowS: config.keys.retryWindowS,
       lendFloorKeys: config.keys.lendFloor,
     }
-    const metrics = createMetrics({ version, pools: pool, links, peers, alarms })
+    const metrics = createMetrics({ version, pools: poolWatch, links, peers, alarms })
     const deliveryParts = {
       kmeId,
       directory: saes,
@@ -245,7 +277,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
         if (unitCount > 0) raiseKeysBurnt(alarms, unitCount)
       },
     })
-    const getKey = makeGetKey({ ...deliveryParts, settlement, borrow: lending.borrow })
+    const getKey = makeGetKey({ ...deliveryParts, settlement, borrow: lending.borrow, retryAfterS: poolWatch.retryAfterS })
     const getStatus = makeGetStatus({ ...deliveryParts, databaseAnswers: saes.isCurrent })
     const getKeyWithKeyIds = makeGetKeyWithKeyIds({ store })
     const acceptAssignment = makeAcceptAssignment(deliveryParts)
@@ -328,6 +360,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       ...describeAnchors('saeApi.tls.clientCa', saeFiles),
       ...describeAnchors('peerApi.tls.ca', peerFiles),
     ]
+    const streams = createEventStreams({ clock, log: log.slice('http') })
     const adminApp = createApiApp({
       errors: 'problem',
       challenge: bearerChallenge,
@@ -345,9 +378,12 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
           saes,
           links,
           peers,
-          pools: pool,
+          pools: poolWatch,
+          poolHistory,
+          replenisher,
           limits,
           metrics,
+          streams,
           certificates,
           alarms,
         }),
@@ -369,6 +405,8 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     loop(peers.watch(signal))
     loop(links.run(signal))
     loop(settlement.run(signal))
+    loop(poolWatch.run(signal))
+    loop(ceilings.run(signal))
     loop(saes.watch(signal))
     loop(alarms.run(signal))
     loop(notices.run(signal))
@@ -382,7 +420,9 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
         lending.run(held),
         settlement.settleForTheDead(held),
         comparePool(keepParts, held),
-        fillLocalPool({ ...linkParts, localStored: config.keys.localStored }, held),
+        localSource.run(held),
+        replenisher.run(held),
+        recordPools({ ...poolParts, watch: poolWatch, history: poolHistory, alarms }, held),
         expireKeys({ store, clock, log: log.slice('key-store'), onExpired: metrics.addKeysExpired }, held),
       ])
     }
@@ -459,6 +499,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     // Requests first, because they need everything else; each step has its share of the ten seconds a stop may take.
     const stop = async (): Promise<void> => {
       log.info({ kmeId }, 'stopping')
+      streams.end()
       await within(STOP_GRACE_MS, 'requests', Promise.all([saeListener.stop(STOP_GRACE_MS), adminListener.stop(STOP_GRACE_MS)]))
       running.abort()
       await within(1500, 'loops', Promise.all([...loops, peerListener.stop(1000)]))

@@ -1,4 +1,5 @@
 /** What one operation of the admin API is. Operations know no HTTP library: routes.ts authenticates, checks and answers. */
+import type { Subscribe } from '../http/event-streams.ts'
 import { BadRequest } from '../kernel/errors.ts'
 import type { Admin, AdminScope } from './admin.ts'
 
@@ -13,7 +14,10 @@ export interface AdminRequest {
 }
 
 export type AdminAnswer =
-  { readonly json: object; readonly status?: 201 } | { readonly text: string; readonly contentType: string }
+  | { readonly json: object; readonly status?: 201 }
+  | { readonly text: string; readonly contentType: string }
+  /** Server-sent events until the token expires. */
+  | { readonly events: Subscribe }
 
 export interface AdminRoute {
   readonly method: 'get' | 'post'

@@ -6,6 +6,7 @@ import type { CertificateFacts } from '../pki/pki.ts'
 export const adminScopes = [
   'kme:read',
   'pool:read',
+  'pool:replenish',
   'link:read',
   'peer:read',
   'sae:read',

@@ -2,14 +2,14 @@
  *  Holds: labels name listeners, methods, statuses, KMEs and links; never a key ID, an SAE or anything a caller sent. */
 import { collectDefaultMetrics, Counter, Gauge, Registry } from 'prom-client'
 import { alarmSeverities, type AlarmDirectory } from '../alarms/alarms.ts'
-import type { KeyPool } from '../key-pool/key-pool.ts'
+import type { PoolReport, PoolState, PoolWatch } from '../key-pool/key-pool.ts'
 import type { LinkDirectory } from '../link/link.ts'
 import type { PeerDirectory } from '../peer/peer.ts'
 import type { MetricsPage } from './admin.ts'
 
 export interface MetricsParts {
   readonly version: string
-  readonly pools: KeyPool
+  readonly pools: PoolWatch
   readonly links: LinkDirectory
   readonly peers: PeerDirectory
   readonly alarms: Pick<AlarmDirectory, 'active'>
@@ -99,33 +99,57 @@ const registerGauge = <Label extends string>(
   name: string,
   help: string,
   labelNames: readonly Label[],
-  read: () => Iterable<GaugeValue<Label>> | Promise<Iterable<GaugeValue<Label>>>,
+  read: () => Iterable<GaugeValue<Label>>,
 ): void => {
   new Gauge<Label>({
     name,
     help,
     labelNames,
     registers: [registry],
-    async collect() {
-      const values = await read()
+    collect() {
       this.reset()
-      for (const [labels, value] of values) this.set(labels, value)
+      for (const [labels, value] of read()) this.set(labels, value)
     },
   })
 }
 
-const registerPools = (registry: Registry, pools: KeyPool): void => {
+const POOL_STATES: readonly PoolState[] = ['healthy', 'low', 'critical', 'exhausted']
+
+const registerPools = (registry: Registry, pools: PoolWatch): void => {
   registerGauge(
     registry,
     'kme_pool_keys',
     'Keys of default size in a pool, by the KME that may issue them',
     ['peer', 'issuer'],
-    async () =>
-      (await pools.levels()).flatMap(({ peerKmeId, mine, theirs }): [{ peer: string; issuer: string }, number][] => [
+    () =>
+      pools.reports().flatMap(({ level: { peerKmeId, mine, theirs } }): [{ peer: string; issuer: string }, number][] => [
         [{ peer: peerKmeId, issuer: 'mine' }, mine],
         [{ peer: peerKmeId, issuer: 'theirs' }, theirs],
       ]),
   )
+  registerGauge(registry, 'kme_pool_state', '1 for the state a pool is in, 0 for the others', ['peer', 'state'], () =>
+    pools
+      .reports()
+      .flatMap(({ level, health }) =>
+        POOL_STATES.map((state): [{ peer: string; state: string }, number] => [
+          { peer: level.peerKmeId, state },
+          state === health.state ? 1 : 0,
+        ]),
+      ),
+  )
+  const register = (name: string, help: string, read: (report: PoolReport) => number | undefined): void => {
+    registerGauge(registry, name, help, ['peer'], () =>
+      pools.reports().flatMap((report): [{ peer: string }, number][] => {
+        const value = read(report)
+        return value === undefined ? [] : [[{ peer: report.level.peerKmeId }, value]]
+      }),
+    )
+  }
+  register('kme_pool_reserved_keys', 'Keys this KME may issue that are kept for some SAEs', ({ level }) => level.reserved)
+  register('kme_pool_low_watermark_keys', 'Below it every source of keys is asked', ({ marks }) => marks.lowWatermark)
+  register('kme_pool_refill_keys_per_second', 'Keys that come in', ({ health }) => health.refillKeysPerS)
+  register('kme_pool_consumption_keys_per_second', 'Keys that leave', ({ health }) => health.consumptionKeysPerS)
+  register('kme_pool_time_to_empty_seconds', 'How long the pool lasts, while it empties', ({ health }) => health.timeToEmptyS)
 }
 
 const registerLinks = (registry: Registry, links: LinkDirectory): void => {

@@ -4,6 +4,7 @@ import type { Express, Request, Response } from 'express'
 import type { AlarmDirectory } from '../alarms/alarms.ts'
 import type { AuditLog } from '../audit/audit.ts'
 import { nameCaller } from '../http/caller.ts'
+import type { EventStreams } from '../http/event-streams.ts'
 import { only, type Handler } from '../http/api-app.ts'
 import { sendJson } from '../http/json-response.ts'
 import { readJsonObject } from '../http/request-body.ts'
@@ -27,6 +28,7 @@ export interface AdminApiParts extends ShowKmeParts, ShowPoolsParts, ShowCertifi
   readonly alarms: AlarmDirectory
   readonly saes: SaeDirectory
   readonly metrics: MetricsPage
+  readonly streams: EventStreams
 }
 
 /** Registers the whole admin API; pass it to `createApiApp` as `mount`, with errors as problems. */
@@ -50,12 +52,10 @@ export const mountAdminApi = (app: Pick<Express, 'route'>, parts: AdminApiParts)
   mountHealth(app, parts.readiness)
 }
 
+type RouteParts = Pick<AdminApiParts, 'verifier' | 'audit' | 'streams'>
+
 /** @throws Error for an operation without a scope, or one that is there twice: the KME must not start with either. */
-export const mountAdminRoutes = (
-  app: Pick<Express, 'route'>,
-  parts: { readonly verifier: TokenVerifier; readonly audit: AuditLog },
-  routes: readonly AdminRoute[],
-): void => {
+export const mountAdminRoutes = (app: Pick<Express, 'route'>, parts: RouteParts, routes: readonly AdminRoute[]): void => {
   const paths = new Map<string, { get?: Handler; post?: Handler }>()
   for (const route of routes) {
     if (route.scope !== 'any' && parseAdminScope(route.scope) === undefined) {
@@ -69,10 +69,7 @@ export const mountAdminRoutes = (
   for (const [path, handlers] of paths) only(app, path, handlers)
 }
 
-const handlerOf = (
-  route: AdminRoute,
-  { verifier, audit }: { readonly verifier: TokenVerifier; readonly audit: AuditLog },
-): Handler => {
+const handlerOf = (route: AdminRoute, { verifier, audit, streams }: RouteParts): Handler => {
   const parameterAt = route.path.split('/').findIndex((segment) => segment.startsWith(':')) - 1
   return async (req, res) => {
     const admin = await verifier.verify(bearerToken(req))
@@ -83,7 +80,9 @@ const handlerOf = (
       if (!route.query?.includes(name)) throw new BadRequest([{ problem: 'unknown query parameter' }])
     const body = (await readJsonObject(req)) ?? {}
     const pathParameter = parameterAt < 0 ? '' : pathSegment(req, parameterAt)
-    send(res, await route.handle({ admin, query, body, pathParameter }))
+    const answer = await route.handle({ admin, query, body, pathParameter })
+    if ('events' in answer) streams.open(res, answer.events, admin.expiresAtS * 1000)
+    else send(res, answer)
   }
 }
 
@@ -124,7 +123,7 @@ const sendHealth = (res: Response, failing: readonly string[]): void => {
   else sendJson(res, { status: 'failing', failing }, 503)
 }
 
-const send = (res: Response, answer: AdminAnswer): void => {
+const send = (res: Response, answer: Exclude<AdminAnswer, { events: unknown }>): void => {
   if ('json' in answer) return sendJson(res, answer.json, answer.status)
   res.writeHead(200, {
     'Content-Type': answer.contentType,

@@ -15,6 +15,8 @@ export type AuditEventName =
   | 'key.expired'
   | 'units.lent'
   | 'units.borrowed'
+  | 'pool.state'
+  | 'pool.replenish'
   | 'sae.changed'
   | 'alarm.raised'
   | 'alarm.cleared'

@@ -1,18 +1,11 @@
 /** The operator's commands over the admin API: `kme status`, `kme sae|link|pool|peer|alarm|audit ...`. A program gets the API's own JSON
  *  with --json; a person gets a table. */
 import type { Command } from 'commander'
-import { createAdminClient, type AdminClient } from '../client/admin-client.ts'
 import type { components } from '../generated/admin.ts'
+import { asAdmin, withAdminOptions, type AdminOptions } from './admin-access.ts'
+import { poolTable, addPoolCommands } from './pool-commands.ts'
 import { showSaeStatus, withSaeOptions, type SaeOptions } from './sae-client-commands.ts'
-import { environmentOption, need, readNamedFile, table, talk, toJson, wholeNumber, withTalkOptions } from './terminal.ts'
-
-interface AdminOptions {
-  readonly admin?: string
-  readonly tokenFile?: string
-  readonly ca?: string
-  readonly deadlineMs: number
-  readonly json?: boolean
-}
+import { duration, table, toJson, wholeNumber } from './terminal.ts'
 
 interface AuditOptions extends AdminOptions {
   readonly before?: string
@@ -28,7 +21,7 @@ export const addOperatorCommands = (program: Command): void => {
   addStatus(program)
   addSaeCommands(group(program, 'sae', 'SAEs: who may use this KME, and who may share keys with whom'))
   addList(group(program, 'link', 'QKD links'), 'all QKD links', 'links', linkTable)
-  addList(group(program, 'pool', 'key pools'), 'levels of all key pools', 'pools', poolTable)
+  addPoolCommands(group(program, 'pool', 'key pools'))
   addList(group(program, 'peer', 'other KMEs'), 'all peer KMEs', 'peers', peerTable)
   addList(group(program, 'alarm', 'alarms'), 'alarms: raised, and cleared in the last seven days', 'alarms', alarmTable)
   addAuditList(group(program, 'audit', 'the audit log'))
@@ -37,26 +30,6 @@ export const addOperatorCommands = (program: Command): void => {
 /** The command group of this name; another file may have made it. */
 const group = (program: Command, name: string, description: string): Command =>
   program.commands.find((command) => command.name() === name) ?? program.command(name).description(description)
-
-const withAdminOptions = (command: Command): Command =>
-  withTalkOptions(command)
-    .addOption(environmentOption('--admin <url>', 'KME_ADMIN_URL', 'admin API of the KME, such as https://localhost:8461'))
-    .addOption(environmentOption('--token-file <file>', 'KME_ADMIN_TOKEN_FILE', 'file with a token made by "kme admin token"'))
-
-const asAdmin = (options: AdminOptions, work: (client: AdminClient) => Promise<void>): Promise<void> =>
-  talk(async () => {
-    const client = createAdminClient({
-      url: need(options.admin, '--admin', 'KME_ADMIN_URL'),
-      token: readNamedFile(need(options.tokenFile, '--token-file', 'KME_ADMIN_TOKEN_FILE'), '--token-file').trim(),
-      caPem: readNamedFile(need(options.ca, '--ca', 'KME_CA'), '--ca'),
-      deadlineMs: options.deadlineMs,
-    })
-    try {
-      await work(client)
-    } finally {
-      client.close()
-    }
-  })
 
 const addStatus = (program: Command): void => {
   withSaeOptions(withAdminOptions(program.command('status [slaveSaeId]')))
@@ -104,16 +77,6 @@ const addList = (parent: Command, description: string, path: string, draw: (entr
       }),
     )
 }
-
-const poolTable = (pools: readonly Schemas['Pool'][]): string =>
-  table(
-    ['kme', 'key size', 'deliverable', 'max', 'mine', 'theirs'],
-    pools.map((pool) => [
-      pool.kmeId,
-      `${pool.keySizeBits} bits`,
-      ...[pool.deliverable, pool.max, pool.mine, pool.theirs].map(String),
-    ]),
-  )
 
 const linkTable = (links: readonly Schemas['Link'][]): string =>
   table(
@@ -227,10 +190,3 @@ const auditTable = (records: readonly Schemas['AuditRecord'][]): string =>
   )
 
 const age = (ageMs: number | null): string => (ageMs === null ? 'never' : `${duration(ageMs)} ago`)
-
-const duration = (durationMs: number): string => {
-  const s = durationMs / 1000
-  if (s < 60) return `${s < 10 ? s.toFixed(1) : Math.round(s)} s`
-  if (s < 3600) return `${Math.floor(s / 60)} min`
-  return s < 86_400 ? `${Math.floor(s / 3600)} h` : `${Math.floor(s / 86_400)} d`
-}

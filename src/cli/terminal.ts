@@ -87,3 +87,11 @@ const describeRefusal = ({ status, message, details, retryAfterS }: KmeRequestEr
   if (retryAfterS !== undefined) lines.push(`  try again in ${retryAfterS} s`)
   return lines.join('\n')
 }
+
+/** A length of time in the unit a person would use. */
+export const duration = (durationMs: number): string => {
+  const s = durationMs / 1000
+  if (s < 60) return `${s < 10 ? s.toFixed(1) : Math.round(s)} s`
+  if (s < 3600) return `${Math.floor(s / 60)} min`
+  return s < 86_400 ? `${Math.floor(s / 3600)} h` : `${Math.floor(s / 86_400)} d`
+}

@@ -3,6 +3,7 @@ import type { Clock } from '../kernel/clock.ts'
 import { systemClock } from '../kernel/clock.ts'
 import { DEFAULT_DEADLINE_MS, openAgent, parseObject, parseOrigin, settle } from './client.ts'
 import { exchange } from './exchange.ts'
+import { readEvents } from './read-events.ts'
 
 export interface AdminClientOptions {
   /** Origin of the KME's admin API, such as `https://localhost:8461`. */
@@ -15,11 +16,14 @@ export interface AdminClientOptions {
   readonly clock?: Clock | undefined
 }
 
-/** Both methods return the JSON object of the answer and throw KmeRequestError. */
+/** Every method throws KmeRequestError. */
 export interface AdminClient {
-  /** @param path from `/api/v1/` on, such as `links`. */
+  /** @param path from `/api/v1/` on, such as `links`. @returns the JSON object of the answer. */
   get(path: string): Promise<Record<string, unknown>>
   post(path: string, body?: object): Promise<Record<string, unknown>>
+  /** Reads server-sent events until the KME ends the stream or `signal` aborts.
+   *  @param onEvent gets the JSON object of each. */
+  events(path: string, onEvent: (data: Record<string, unknown>) => void, signal: AbortSignal): Promise<void>
   close(): void
 }
 
@@ -35,7 +39,14 @@ export const createAdminClient = (options: AdminClientOptions): AdminClient => {
     )
     return parseObject(answer.body)
   }
+  const events: AdminClient['events'] = async (path, onEvent, signal) => {
+    const sent = { origin, path: `/api/v1/${path}`, headers: { authorization: `Bearer ${options.token}` } }
+    await settle(() =>
+      readEvents(agent, sent, { clock, deadlineMs, signal, onData: (data) => onEvent(parseObject(Buffer.from(data))) }),
+    )
+  }
   return {
+    events,
     get: (path) => call('GET', path),
     post: (path, body) => call('POST', path, body),
     close: () => agent.destroy(),

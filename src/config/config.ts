@@ -5,6 +5,7 @@ import { dirname, isAbsolute, resolve } from 'node:path'
 import { parseDocument } from 'yaml'
 import { z } from 'zod'
 import { parseKmeId, parseLinkId, parseSaeId, type KmeId, type LinkId, type SaeId } from '../kernel/identifiers.ts'
+import { checkMarks, poolsSchema, settleMarks, type Marks } from './pool-marks.ts'
 
 const identifier = <T extends string>(what: string, parse: (text: string) => T | undefined) =>
   z.string().transform((text, context): T => {
@@ -59,6 +60,8 @@ const keys = z.strictObject({
   /** A reservation whose fate the peer has not settled by then is burnt. */
   burnAfterS: z.int().min(1).max(86_400).default(600),
 })
+
+const pools = poolsSchema(kmeId)
 
 const peer = z.strictObject({
   id: kmeId,
@@ -193,6 +196,7 @@ const schema = z.strictObject({
   }),
   keys: keys.prefault({}),
   sharing: sharing.prefault({}),
+  pools: pools.prefault({}),
   peers: z.array(peer).default([]),
   links: z.array(z.discriminatedUnion('driver', [tcpLink])).default([]),
   /** SAEs registered at first start. Afterwards the admin API and `kme sae` change them. */
@@ -282,6 +286,8 @@ interface WellFormedParts {
   readonly listeners: readonly { readonly name: string; readonly host?: string | undefined; readonly port?: number | undefined }[]
   readonly keys: Partial<Config['keys']>
   readonly sharing: Config['sharing'] | undefined
+  readonly pools: Partial<Omit<Config['pools'], 'perPeer'>>
+  readonly perPeer: readonly Partial<Config['pools']['perPeer'][number]>[]
   readonly peers: readonly Partial<Config['peers'][number]>[]
   readonly links: readonly Partial<Config['links'][number]>[]
   readonly saes: readonly Partial<Config['saes'][number]>[]
@@ -294,7 +300,18 @@ interface WellFormedParts {
 }
 
 const wellFormedParts = (written: unknown): WellFormedParts => {
-  const { kme, keys: writtenKeys, sharing: writtenSharing, peers, links, saes, quotas, alarms, ...others } = asObject(written)
+  const {
+    kme,
+    keys: writtenKeys,
+    pools: writtenPools,
+    sharing: writtenSharing,
+    peers,
+    links,
+    saes,
+    quotas,
+    alarms,
+    ...others
+  } = asObject(written)
   const { defaults, saes: saeQuotas, pairs } = asObject(quotas)
   const id = kmeId.safeParse(asObject(kme)['id'])
   return {
@@ -305,6 +322,10 @@ const wellFormedParts = (written: unknown): WellFormedParts => {
     })),
     keys: wellFormedMembers(keys, writtenKeys),
     sharing: sharing.safeParse(writtenSharing ?? {}).data,
+    pools: wellFormedMembers(pools, writtenPools),
+    perPeer: asList(asObject(writtenPools)['perPeer']).map((entry) =>
+      wellFormedMembers(pools.shape.perPeer.unwrap().element, entry),
+    ),
     peers: asList(peers).map((entry) => wellFormedMembers(peer, entry)),
     links: asList(links).map((entry) => wellFormedMembers(tcpLink, entry)),
     saes: asList(saes).map((entry) => wellFormedMembers(sae, entry)),
@@ -331,6 +352,7 @@ const asList = (written: unknown): readonly unknown[] => (Array.isArray(written)
 const crossCheck = (parts: WellFormedParts): string[] => [
   ...checkKeys(parts.keys),
   ...checkSharing(parts),
+  ...checkPools(parts),
   ...checkListeners(parts.listeners),
   ...checkPeers(parts),
   ...checkLinks(parts),
@@ -359,6 +381,31 @@ const checkSharing = ({ sharing: shares, keys: { lendFloor } }: WellFormedParts)
       ? [`keys.lendFloor: below the ${kept} keys that sharing keeps for SAEs, so they would be lent away`]
       : []),
   ]
+}
+
+const checkPools = ({ kmeId: own, keys: { maxStored, localStored }, pools: all, perPeer, peers }: WellFormedParts): string[] => {
+  const known = allIds(peers)
+  const faults = twice('pools.perPeer', 'peer', perPeer, ({ peer: id }) => id)
+  perPeer.forEach(({ peer: id }, i) => {
+    if (id === undefined || known === undefined || known.has(id) || id === own) return
+    faults.push(`pools.perPeer[${i}].peer: ${id} is not among the peers`)
+  })
+  if (maxStored === undefined) return faults
+  faults.push(...checkMarks('pools', maxStored, settleMarks(maxStored, all)))
+  perPeer.forEach((marks, i) => {
+    const isLocal = marks.peer !== undefined && marks.peer === own
+    if (isLocal && localStored === undefined) return
+    const settled = isLocal ? settleMarks(localStored as number, marks) : settleMarks(maxStored, marks, all)
+    faults.push(...checkMarks(`pools.perPeer[${i}]`, isLocal ? (localStored as number) : maxStored, settled))
+  })
+  return faults
+}
+
+/** The marks of one pool. The pool of keys between SAEs of this KME is small and has marks of its own. */
+export const poolMarksOf = (config: Config, peerKmeId: KmeId): Marks => {
+  const { keys: limits, pools: all } = config
+  const own = all.perPeer.find(({ peer: id }) => id === peerKmeId)
+  return peerKmeId === config.kme.id ? settleMarks(limits.localStored, own) : settleMarks(limits.maxStored, own, all)
 }
 
 const EVERY_ADDRESS = new Set(['0.0.0.0', '::', '[::]'])

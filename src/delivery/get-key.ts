@@ -34,6 +34,8 @@ export interface GetKeyParts {
   readonly settlement: Settlement
   /** Asks the other end of a link to lend units when this end has too few. False when it lent none. */
   readonly borrow: (peerKmeId: KmeId, unitCount: number) => Promise<boolean>
+  /** After how many seconds to ask again when the pool of a peer lacks so many keys. */
+  readonly retryAfterS: (peerKmeId: KmeId, missingKeys: number) => number
   /** Whom the pool counts a request for. */
   readonly accountOf: (masterSaeId: SaeId, slaveSaeId: SaeId) => Account
   readonly random: Random
@@ -41,7 +43,6 @@ export interface GetKeyParts {
 }
 
 /** After how many seconds an SAE should ask again. */
-const RETRY_EXHAUSTED_S = 2
 const RETRY_NO_LINK_S = 60
 const RETRY_PEER_S = 2
 /** How often stale hints of the pool are skipped before the request is given up. */
@@ -146,7 +147,8 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
       if ('units' in taken) return taken.units
       // Several requests may share one loan; whoever finds it used up asks for another.
       const mayBorrow = target !== kmeId && attempt <= CLAIM_ATTEMPTS
-      if (!mayBorrow || !(await parts.borrow(target, taken.missing))) throw new KeysExhausted(RETRY_EXHAUSTED_S)
+      if (!mayBorrow || !(await parts.borrow(target, taken.missing)))
+        throw new KeysExhausted(parts.retryAfterS(target, taken.missing))
     }
   }
 

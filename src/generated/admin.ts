@@ -78,6 +78,76 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/pools/events": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * The key pools as they change, as server-sent events
+         * @description An event `pools` whose data is a `PoolList`: at once, and whenever something changed, at most every second. A comment
+         *     comes every 15 s. The stream ends when the token expires, when the KME stops and when its reader is too slow. There are
+         *     at most 64 streams; beyond that the answer is 503. To read a pool that is shared with a KME of the ID `events`, list all.
+         */
+        get: operations["watchPools"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/pools/{kmeId}/history": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The KME the pool is shared with; percent-encoded. */
+                kmeId: components["schemas"]["KmeId"];
+            };
+            cookie?: never;
+        };
+        /**
+         * How full a key pool was, and what flowed
+         * @description At most 500 points. The KME chooses how long each is from how much is asked for and how long ago it was: whole multiples
+         *     of 10 s within the last two days, of 10 minutes before that. Stretches in which the KME did not run are missing.
+         */
+        get: operations["readPoolHistory"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/pools/{kmeId}/replenish": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The KME the pool is shared with; percent-encoded. */
+                kmeId: components["schemas"]["KmeId"];
+            };
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Ask every source of keys for a pool now
+         * @description Sources that failed are tried at once and not when their next try would be. With `upToKeys` the pool may be filled up to that
+         *     many keys once, beyond its high watermark.
+         */
+        post: operations["replenishPool"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/links": {
         parameters: {
             query?: never;
@@ -317,8 +387,10 @@ export interface components {
          */
         Time: string;
         Count: number;
+        /** @description Milliseconds since 1970 */
+        TimeMs: number;
         /** @enum {string} */
-        Scope: "kme:read" | "pool:read" | "link:read" | "peer:read" | "sae:read" | "sae:write" | "certificate:read" | "audit:read" | "alarm:read" | "metrics:read";
+        Scope: "kme:read" | "pool:read" | "pool:replenish" | "link:read" | "peer:read" | "sae:read" | "sae:write" | "certificate:read" | "audit:read" | "alarm:read" | "metrics:read";
         /** @description RFC 9457 */
         Problem: {
             type: string;
@@ -368,9 +440,77 @@ export interface components {
             mine: components["schemas"]["Count"];
             /** @description Keys the other KME may issue, as far as this KME knows */
             theirs: components["schemas"]["Count"];
+            /** @description `mine` and `theirs` together */
+            stored: components["schemas"]["Count"];
+            /** @description Of `mine`, kept aside for some SAEs */
+            reserved: components["schemas"]["Count"];
+            /** @description Of `mine`, what any SAE may have */
+            available: components["schemas"]["Count"];
             /** @description What a master SAE could get here now, loans from the other KME included; never above max, and 0 while the other KME does not answer */
             deliverable: components["schemas"]["Count"];
             max: components["schemas"]["Count"];
+            /** @description Below it the KME asks every source of keys */
+            lowWatermark: components["schemas"]["Count"];
+            /** @description Below it somebody must act */
+            criticalWatermark: components["schemas"]["Count"];
+            /** @description Filling stops here */
+            highWatermark: components["schemas"]["Count"];
+            /**
+             * @description How `mine` and what the other KME would lend compare with the watermarks; a state is left 20 % above its mark,
+             *     `exhausted` with the first key.
+             * @enum {string}
+             */
+            state: "healthy" | "low" | "critical" | "exhausted";
+            /** @description Keys that came in for the SAEs of this KME, less what the other KME used */
+            refillKeysPerS: number;
+            /** @description Keys that left */
+            consumptionKeysPerS: number;
+            /** @description Seconds until the pool is empty at the present rate; null while it does not empty */
+            timeToEmptyS: number | null;
+            /** @description The Retry-After an SAE gets that the pool lacks one key for */
+            retryAfterS: number;
+        };
+        /** @description Counted in keys of the default size. */
+        PoolHistory: {
+            kmeId: components["schemas"]["KmeId"];
+            /** @description Seconds each point stands for */
+            bucketS: number;
+            /** @description Oldest first */
+            points: {
+                fromMs: components["schemas"]["TimeMs"];
+                mineMin: components["schemas"]["Count"];
+                mineLast: components["schemas"]["Count"];
+                theirsMin: components["schemas"]["Count"];
+                theirsLast: components["schemas"]["Count"];
+                /** @description Keys that came in to be issued here */
+                offered: components["schemas"]["Count"];
+                /** @description Keys that left */
+                taken: components["schemas"]["Count"];
+                /** @description Requests that found too few keys */
+                refused: components["schemas"]["Count"];
+            }[];
+        };
+        ReplenishRequest: {
+            /** @description How full the pool may get this once; at most `max` */
+            upToKeys?: number;
+        };
+        Replenishment: {
+            kmeId: components["schemas"]["KmeId"];
+            /** @description Filling stops here */
+            ceilingKeys: components["schemas"]["Count"];
+            sources: {
+                /** @description Such as `link a-b`, `loan` or `random source` */
+                source: string;
+                /**
+                 * @description `filled`: keys came; `asked`: keys come when they are there; `nothing`: it has none to give; `failed`
+                 * @enum {string}
+                 */
+                outcome: "filled" | "asked" | "nothing" | "failed";
+                /** @description Keys that came */
+                keyCount: components["schemas"]["Count"];
+                /** @description Why nothing came, for people; null when something did */
+                reason: string | null;
+            }[];
         };
         PoolList: {
             pools: components["schemas"]["Pool"][];
@@ -660,6 +800,95 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Pool"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            503: components["responses"]["ServiceUnavailable"];
+        };
+    };
+    watchPools: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A stream without end */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "text/event-stream": string;
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            503: components["responses"]["ServiceUnavailable"];
+        };
+    };
+    readPoolHistory: {
+        parameters: {
+            query?: {
+                /** @description Milliseconds since 1970; an hour before `toMs` if left out. */
+                fromMs?: components["schemas"]["TimeMs"];
+                /** @description Milliseconds since 1970, after `fromMs`; now if left out. */
+                toMs?: components["schemas"]["TimeMs"];
+            };
+            header?: never;
+            path: {
+                /** @description The KME the pool is shared with; percent-encoded. */
+                kmeId: components["schemas"]["KmeId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description History */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["PoolHistory"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            503: components["responses"]["ServiceUnavailable"];
+        };
+    };
+    replenishPool: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The KME the pool is shared with; percent-encoded. */
+                kmeId: components["schemas"]["KmeId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: {
+            content: {
+                "application/json": components["schemas"]["ReplenishRequest"];
+            };
+        };
+        responses: {
+            /** @description What each source did */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Replenishment"];
                 };
             };
             400: components["responses"]["BadRequest"];

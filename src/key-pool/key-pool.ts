@@ -2,6 +2,9 @@
  *  hints in line, never material and never the truth: a claim in the key store decides. Losing the pool costs a rebuild. */
 import type { KmeId } from '../kernel/identifiers.ts'
 import type { AvailableUnits, UnitRun } from '../key-store/key-store.ts'
+import type { PoolHealth, PoolMarks } from './pool-health.ts'
+
+export type { PoolHealth, PoolMarks, PoolState } from './pool-health.ts'
 
 export interface PoolLevel {
   readonly peerKmeId: KmeId
@@ -56,3 +59,62 @@ export interface KeyPool {
 
 /** How many units runs name in all. */
 export const unitCountOf = (runs: readonly UnitRun[]): number => runs.reduce((sum, run) => sum + run.units.length, 0)
+
+/** A pool and how it is doing. */
+export interface PoolReport {
+  readonly level: PoolLevel
+  /** Of `theirs`, what the other end would lend. */
+  readonly borrowable: number
+  readonly marks: PoolMarks
+  readonly health: PoolHealth
+}
+
+/** How the pools are doing, from memory. */
+export interface PoolWatch {
+  /** As last read, which is done about once a second; none before the first time. */
+  reports(): readonly PoolReport[]
+  report(peerKmeId: KmeId): PoolReport | undefined
+  /** Reads the pools now. */
+  read(): Promise<readonly PoolReport[]>
+  /** After how many seconds somebody for whom `missingKeys` keys are missing should ask again; 1 to 60. */
+  retryAfterS(peerKmeId: KmeId, missingKeys: number): number
+  /** Calls back after each regular reading. @returns what ends that. */
+  onReading(listener: () => void): () => void
+}
+
+/** A pool within one stretch of time: levels at the lowest and at the end, and what flowed. In keys. */
+export interface HistoryPoint {
+  /** When the stretch begins, in milliseconds since 1970. */
+  readonly fromMs: number
+  readonly mineMin: number
+  readonly mineLast: number
+  readonly theirsMin: number
+  readonly theirsLast: number
+  readonly offered: number
+  readonly taken: number
+  /** Requests that found too few. */
+  readonly refused: number
+}
+
+export interface PoolHistory {
+  /** At most 500 points, oldest first; stretches in which nobody looked are missing.
+   *  @returns also how many seconds each point stands for. */
+  read(query: {
+    readonly peerKmeId: KmeId
+    readonly fromMs: number
+    readonly toMs: number
+    readonly nowMs: number
+  }): Promise<{ readonly bucketS: number; readonly points: readonly HistoryPoint[] }>
+}
+
+/** How full the pools may get, in keys this KME and its peer may issue together. */
+export interface PoolCeilings {
+  /** Filling stops here. */
+  ceilingKeys(peerKmeId: KmeId): number
+  /** Lets the pool be filled up to `keys` once, and has every process try its sources at once. */
+  ask(peerKmeId: KmeId, keys: number): Promise<void>
+  /** Whoever fills the pool found no room under `atKeys`: what was asked for is done. */
+  full(peerKmeId: KmeId, atKeys: number): void
+  /** Calls back when somebody asks, in whichever process. */
+  onAsk(listener: (peerKmeId: KmeId) => void): void
+}

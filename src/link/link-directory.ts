@@ -8,6 +8,8 @@ import type { SupervisedLink } from './supervise-link.ts'
 export interface RunningLinks extends LinkDirectory {
   /** The link of this ID if it leads to that peer: nobody may speak about other KMEs' links. */
   find(linkId: LinkId, peerKmeId: KmeId): SupervisedLink | undefined
+  /** Has every link to that peer try again at once what failed. */
+  wake(peerKmeId: KmeId): void
   /** Runs the links that are this process's to run, until `signal` aborts. */
   run(signal: AbortSignal): Promise<void>
 }
@@ -26,6 +28,9 @@ export const createLinkDirectory = (links: readonly SupervisedLink[], processes:
       })
     },
     find: (linkId, peerKmeId) => links.find((link) => link.linkId === linkId && link.peerKmeId === peerKmeId),
+    wake: (peerKmeId) => {
+      for (const link of links) if (link.peerKmeId === peerKmeId) link.wake()
+    },
     run: async (signal) => {
       await Promise.all(
         links.map((link) => {

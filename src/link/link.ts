@@ -2,6 +2,7 @@
  *  A driver delivers blocks of raw key that its twin at the other end of the link delivers too, under the same block ID. */
 import type { KmeId, LinkId } from '../kernel/identifiers.ts'
 import type { SecretBytes } from '../kernel/secret-bytes.ts'
+import type { PoolLevel } from '../key-pool/key-pool.ts'
 
 /** One block of key material as a device hands it over. */
 export interface KeyBlock {
@@ -54,4 +55,41 @@ export interface LinkStatus {
 /** What the admin API reads. */
 export interface LinkDirectory {
   statuses(): readonly LinkStatus[]
+}
+
+/** What a source is asked for. */
+export interface PoolNeed {
+  readonly level: PoolLevel
+  /** Of what the other end may issue, what it would lend. */
+  readonly borrowable: number
+  /** How full the pool may get. */
+  readonly ceilingKeys: number
+}
+
+export type Replenished =
+  | { readonly outcome: 'filled'; readonly keys: number }
+  /** Keys come as soon as there are any. */
+  | { readonly outcome: 'asked' }
+  | { readonly outcome: 'nothing'; readonly reason: string }
+
+/** Something that can bring keys for one pool: a link, a loan, the random source of the local pool, later a relay. */
+export interface ReplenishSource {
+  /** For people: `link a-b`. */
+  readonly name: string
+  readonly peerKmeId: KmeId
+  /** @throws Error saying what keeps it from bringing any; it is asked again after a while. */
+  replenish(need: PoolNeed): Promise<Replenished>
+}
+
+export type SourceReport = { readonly source: string } & (Replenished | { readonly outcome: 'failed'; readonly reason: string })
+
+/** What an operator may ask for. */
+export interface Replenisher {
+  /** Asks every source of a pool now. @param keys how full the pool may get this once, if more than usual.
+   *  @param actor for the audit log. @throws NotFound. */
+  replenishNow(
+    peerKmeId: KmeId,
+    keys: number | undefined,
+    actor: string,
+  ): Promise<{ readonly ceilingKeys: number; readonly sources: readonly SourceReport[] }>
 }

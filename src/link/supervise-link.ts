@@ -1,10 +1,12 @@
 /** Runs one link: pulls blocks from its driver, stores them, has them agreed with the other end, and tells operators how
  *  it is. One process of a KME runs a link at a time, all of them answer the other end. A full pool stops the pulling, and with it the device; a store that is away makes the driver start over, so
  *  that the device sends again what was not stored. */
+import { createBackOff } from '../kernel/back-off.ts'
 import type { Clock } from '../kernel/clock.ts'
 import type { KmeId, LinkId } from '../kernel/identifiers.ts'
 import type { Logger } from '../kernel/log.ts'
-import type { KeyPool } from '../key-pool/key-pool.ts'
+import type { Random } from '../kernel/random.ts'
+import type { KeyPool, PoolCeilings } from '../key-pool/key-pool.ts'
 import type { KeyStore } from '../key-store/key-store.ts'
 import type { PeerDirectory } from '../peer/peer.ts'
 import type { Processes } from '../processes/processes.ts'
@@ -24,12 +26,13 @@ export interface SuperviseLinkParts {
   /** Where all processes count what happens on the link. */
   readonly processes: Pick<Processes, 'count' | 'figures'>
   readonly unitSizeBits: number
-  readonly maxStoredKeys: number
+  readonly ceilings: Pick<PoolCeilings, 'ceilingKeys' | 'full'>
   /** Blocks with a higher quantum bit error rate are never stored. */
   readonly qberMax: number
   /** A block was refused because of its error rate. */
   readonly onBlockOverQberMax: (qber: number) => void
   readonly clock: Clock
+  readonly random: Random
   readonly log: Logger
 }
 
@@ -38,11 +41,14 @@ export interface SupervisedLink {
   readonly peerKmeId: KmeId
   readonly driver: string
   readonly agreement: BlockAgreement
+  /** Ends the wait before a driver that failed is started again. */
+  wake(): void
   /** Runs until `signal` aborts. @param publish gets the status of the link now and then. */
   run(signal: AbortSignal, publish: (status: LinkStatus) => void): Promise<void>
 }
 
 const RESTART_MS = 1000
+const LONGEST_RESTART_MS = 60_000
 const ROOM_INTERVAL_MS = 200
 const RATE_WINDOW_MS = 60_000
 /** A rate over less time would jump with every block. */
@@ -52,7 +58,9 @@ const PUBLISH_INTERVAL_MS = 250
 const PENDING_TRUST_MS = 200
 
 export const superviseLink = (parts: SuperviseLinkParts): SupervisedLink => {
-  const { kmeId, linkId, peerKmeId, store, pool, clock, log } = parts
+  const { kmeId, linkId, peerKmeId, store, pool, ceilings, clock, log } = parts
+  const backOff = createBackOff({ firstMs: RESTART_MS, longestMs: LONGEST_RESTART_MS, random: parts.random })
+  let woken = new AbortController()
   let state: LinkState = 'starting'
   let reason: string | undefined
   let qber: number | undefined
@@ -94,7 +102,10 @@ export const superviseLink = (parts: SuperviseLinkParts): SupervisedLink => {
   const waitForRoom = async (signal: AbortSignal): Promise<void> => {
     for (;;) {
       const level = await pool.level(peerKmeId)
-      if (level.mine + level.theirs + (await unitsPending()) + unitsOfLastBlock <= parts.maxStoredKeys || signal.aborted) return
+      const ceilingKeys = ceilings.ceilingKeys(peerKmeId)
+      const stored = level.mine + level.theirs + (await unitsPending())
+      if (stored + unitsOfLastBlock <= ceilingKeys || signal.aborted) return
+      ceilings.full(peerKmeId, ceilingKeys)
       await clock.sleep(ROOM_INTERVAL_MS, signal)
     }
   }
@@ -140,6 +151,7 @@ export const superviseLink = (parts: SuperviseLinkParts): SupervisedLink => {
         await waitForRoom(signal)
         for await (const block of parts.driver.blocks(signal, report)) {
           await ingest(block)
+          backOff.succeeded()
           await waitForRoom(signal)
         }
       } catch (error) {
@@ -147,7 +159,8 @@ export const superviseLink = (parts: SuperviseLinkParts): SupervisedLink => {
         reason = (error as Error).message
         log.error({ linkId, error }, 'the link failed; starting it again')
       }
-      await clock.sleep(RESTART_MS, signal)
+      woken = new AbortController()
+      await clock.sleep(backOff.failed(), AbortSignal.any([signal, woken.signal]))
     }
   }
 
@@ -182,6 +195,10 @@ export const superviseLink = (parts: SuperviseLinkParts): SupervisedLink => {
     peerKmeId,
     driver: parts.driverName,
     agreement,
+    wake: () => {
+      backOff.succeeded()
+      woken.abort()
+    },
     run: async (signal, publish) => {
       state = 'starting'
       reason = 'connecting to the device'

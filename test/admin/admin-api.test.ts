@@ -72,8 +72,19 @@ describe('pools', () => {
       keySizeBits: 256,
       mine: 10,
       theirs: 40,
+      stored: 50,
+      reserved: 0,
+      available: 10,
       deliverable: 10,
       max: 1000,
+      lowWatermark: 100,
+      criticalWatermark: 25,
+      highWatermark: 900,
+      state: 'critical',
+      refillKeysPerS: 0,
+      consumptionKeysPerS: 0,
+      timeToEmptyS: null,
+      retryAfterS: 2,
     })
     expect((await world.call('get', '/api/v1/pools/site%2Fd', { token })).body).toMatchObject({ mine: 900 })
     expect((await world.call('get', '/api/v1/pools/kme-x', { token })).status).toBe(404)

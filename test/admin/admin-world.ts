@@ -11,14 +11,16 @@ import type { AlarmRecord } from '../../src/alarms/alarms.ts'
 import type { AuditEvent, AuditPage, AuditQuery } from '../../src/audit/audit.ts'
 import type { DeliveryLimits, RegisteredSae, SaeDirectory } from '../../src/delivery/delivery.ts'
 import { createApiApp } from '../../src/http/api-app.ts'
+import { createEventStreams } from '../../src/http/event-streams.ts'
 import { bearerChallenge } from '../../src/http/error-response.ts'
 import { Conflict, NotFound } from '../../src/kernel/errors.ts'
 import { parseKmeId, parseLinkId, parseSaeId, type KmeId, type LinkId, type SaeId } from '../../src/kernel/identifiers.ts'
 import type { Clock } from '../../src/kernel/clock.ts'
 import { createLogger } from '../../src/kernel/log.ts'
 import { systemRandom } from '../../src/kernel/random.ts'
-import type { KeyPool, PoolLevel } from '../../src/key-pool/key-pool.ts'
-import type { LinkStatus } from '../../src/link/link.ts'
+import type { KeyPool, PoolHistory, PoolLevel } from '../../src/key-pool/key-pool.ts'
+import { createPoolWatch, type RunningPoolWatch } from '../../src/key-pool/watch-pools.ts'
+import type { LinkStatus, Replenisher } from '../../src/link/link.ts'
 import type { PeerKme, PeerStatus } from '../../src/peer/peer.ts'
 import { createContract } from '../openapi/contract.ts'
 
@@ -87,6 +89,15 @@ export const poolsWith = (levels: readonly PoolLevel[]): KeyPool => ({
   needsRebuild: () => false,
   rebuild: () => Promise.resolve(),
 })
+
+/** How the pools are, read once. */
+export const watchOf = async (pool: KeyPool, clock: Clock = new FakeClock()): Promise<RunningPoolWatch> => {
+  const marksOf = () => ({ criticalWatermark: 25, lowWatermark: 100, highWatermark: 900 })
+  const log = createLogger('silent')
+  const watch = createPoolWatch({ kmeId: kmeId('kme-a'), pool, expected: [], marksOf, lendFloorKeys: 64, clock, log })
+  await watch.read()
+  return watch
+}
 
 /** Only whether it is available matters to the admin API. */
 const fakePeer = (status: PeerStatus | undefined): PeerKme | undefined => {
@@ -197,6 +208,9 @@ export interface WorldOptions {
   readonly certificates?: readonly InstalledCertificate[]
   readonly auditPage?: AuditPage
   readonly probes?: readonly Probe[]
+  readonly poolHistory?: PoolHistory
+  readonly replenisher?: Replenisher
+  readonly streamsMax?: number
   readonly keyType?: 'ed25519' | 'p256'
 }
 
@@ -222,13 +236,17 @@ export const createAdminWorld = async (options: WorldOptions = {}): Promise<Admi
         return options.auditPage ?? { records: [], nextBefore: undefined }
       },
     },
-    pools: poolsWith(options.pools ?? []),
+    pools: await watchOf(poolsWith(options.pools ?? []), clock),
+    poolHistory: options.poolHistory ?? { read: () => Promise.resolve({ bucketS: 10, points: [] }) },
+    replenisher: options.replenisher ?? { replenishNow: () => Promise.resolve({ ceilingKeys: 1000, sources: [] }) },
     limits,
     links: { statuses: () => options.links ?? [] },
     peers: { statuses: () => options.peers ?? [], named: (id) => fakePeer(options.peers?.find((peer) => peer.kmeId === id)) },
     saes: fakeSaes(changes),
     certificates: () => options.certificates ?? [],
     alarms: { list: async () => options.alarms ?? [], active: () => [] },
+    // A stream does not end; tests of streams say how many they want.
+    streams: createEventStreams({ clock, log: createLogger('silent'), streamsMax: options.streamsMax ?? 0 }),
     readiness: createReadiness({ probes: options.probes ?? [{ name: 'database', check: () => true }], clock }),
     metrics: { contentType: 'text/plain; version=0.0.4; charset=utf-8', text: async () => 'kme_up 1\n' },
   }

@@ -3,7 +3,7 @@ import type { AlarmRecord } from '../../src/alarms/alarms.ts'
 import { createMetrics } from '../../src/admin/metrics.ts'
 import type { LinkStatus } from '../../src/link/link.ts'
 import type { PoolLevel } from '../../src/key-pool/key-pool.ts'
-import { kmeId, levelOf, linkId, poolsWith } from './admin-world.ts'
+import { kmeId, levelOf, linkId, poolsWith, watchOf } from './admin-world.ts'
 
 const link: LinkStatus = {
   linkId: linkId('a-b'),
@@ -31,9 +31,10 @@ describe('metrics', () => {
   it('show pools, links and peers as they are when scraped, and forget what is gone', async () => {
     const levels: PoolLevel[] = [levelOf(kmeId('kme-b'), 5, 6)]
     const links = [link]
+    const pools = await watchOf(poolsWith(levels))
     const metrics = createMetrics({
       version: '1.2.3',
-      pools: poolsWith(levels),
+      pools,
       links: { statuses: () => links },
       peers: {
         named: () => undefined,
@@ -49,6 +50,12 @@ describe('metrics', () => {
         'kme_info{version="1.2.3"} 1',
         'kme_pool_keys{peer="kme-b",issuer="mine"} 5',
         'kme_pool_keys{peer="kme-b",issuer="theirs"} 6',
+        'kme_pool_state{peer="kme-b",state="healthy"} 0',
+        'kme_pool_state{peer="kme-b",state="critical"} 1',
+        'kme_pool_reserved_keys{peer="kme-b"} 0',
+        'kme_pool_low_watermark_keys{peer="kme-b"} 100',
+        'kme_pool_refill_keys_per_second{peer="kme-b"} 0',
+        'kme_pool_consumption_keys_per_second{peer="kme-b"} 0',
         'kme_link_up{link="a-b",peer="kme-b"} 1',
         'kme_link_qber{link="a-b",peer="kme-b"} 0.025',
         'kme_link_key_rate_bps{link="a-b",peer="kme-b"} 4096',
@@ -65,6 +72,7 @@ describe('metrics', () => {
 
     levels[0] = levelOf(kmeId('kme-b'), 4, 6)
     links[0] = { ...link, state: 'down', qber: undefined }
+    await pools.read()
     const later = await metrics.text()
     expect(later).toContain('kme_pool_keys{peer="kme-b",issuer="mine"} 4')
     expect(later).toContain('kme_link_up{link="a-b",peer="kme-b"} 0')
@@ -74,7 +82,7 @@ describe('metrics', () => {
   it('count requests and keys, and keep invented methods out of the labels', async () => {
     const metrics = createMetrics({
       version: '1',
-      pools: poolsWith([]),
+      pools: await watchOf(poolsWith([])),
       links: { statuses: () => [] },
       peers: { named: () => undefined, statuses: () => [] },
       alarms: { active: () => [] },

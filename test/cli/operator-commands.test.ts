@@ -17,7 +17,25 @@ const KME = {
   peers: { configured: 1, available: 1 },
   links: { configured: 1, up: 0 },
 }
-const POOL = { kmeId: 'kme-b', keySizeBits: 256, mine: 6, theirs: 7, deliverable: 12, max: 100 }
+const POOL = {
+  kmeId: 'kme-b',
+  keySizeBits: 256,
+  mine: 6,
+  theirs: 7,
+  stored: 13,
+  reserved: 2,
+  available: 4,
+  deliverable: 12,
+  max: 100,
+  lowWatermark: 20,
+  criticalWatermark: 5,
+  highWatermark: 90,
+  state: 'low',
+  refillKeysPerS: 1.25,
+  consumptionKeysPerS: 13.4,
+  timeToEmptyS: 95,
+  retryAfterS: 2,
+}
 const LINK = {
   linkId: 'a-b',
   peerKmeId: 'kme-b',
@@ -89,7 +107,11 @@ const run = (...args: string[]): Promise<Run> => runKme(args, environment)
 
 describe('lists', () => {
   it.each([
-    ['pool', ['kme', 'kme-b  256 bits  12           100  6     7'], { pools: [POOL] }],
+    [
+      'pool',
+      ['kme', 'kme-b  256 bits  low    12           100  6     7       2         1.25 keys/s  13 keys/s  1 min'],
+      { pools: [POOL] },
+    ],
     [
       'link',
       ['a-b   kme-b  tcp     down   2.13 %  1235 bit/s  3       1         1 min ago     connection refused'],

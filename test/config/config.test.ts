@@ -1,7 +1,7 @@
 /** What is said about a configuration file that cannot be used. */
 import { describe, expect, it } from '@jest/globals'
 import { stringify } from 'yaml'
-import { ConfigError, parseConfig, type Config } from '../../src/config/config.ts'
+import { ConfigError, parseConfig, poolMarksOf, type Config } from '../../src/config/config.ts'
 
 const tls = { certificate: 'kme.pem', privateKey: 'kme.key' }
 const good = {
@@ -114,6 +114,53 @@ describe('a configuration', () => {
     [{ maxSizeBits: 128 }, ['keys.sizeBits: larger than keys.maxSizeBits']],
     [{ maxSizeBits: 1_048_576 }, []],
   ])('has sizes and counts that go together (%j)', (keys, faults) => expect(faultsOf({ keys })).toEqual(faults))
+
+  it.each([
+    [{ lowWatermark: 10, criticalWatermark: 10 }, ['pools.criticalWatermark: 10 is not below the low watermark 10']],
+    [{ criticalWatermark: 2001 }, ['pools.criticalWatermark: 2001 is not below the low watermark 2000']],
+    [{ lowWatermark: 300, highWatermark: 300 }, ['pools.lowWatermark: 300 is not below the high watermark 300']],
+    [{ highWatermark: 100_001 }, ['pools.highWatermark: 100001 is more than the 100000 keys that may be stored']],
+    [{ historyDays: 0 }, [expect.stringMatching(/^pools\.historyDays: /)]],
+    [{ perPeer: [{ peer: 'kme-x' }] }, ['pools.perPeer[0].peer: kme-x is not among the peers']],
+    [{ perPeer: [{ peer: 'kme-b' }, { peer: 'kme-b' }] }, ['pools.perPeer[1].peer: kme-b appears twice']],
+    [
+      { highWatermark: 1000, perPeer: [{ peer: 'kme-b', lowWatermark: 1000 }] },
+      ['pools.perPeer[0].lowWatermark: 1000 is not below the high watermark 1000'],
+    ],
+    [
+      { perPeer: [{ peer: 'kme-a', highWatermark: 2001 }] },
+      ['pools.perPeer[0].highWatermark: 2001 is more than the 2000 keys that may be stored'],
+    ],
+    [
+      { lowWatermark: 5, criticalWatermark: 6, highWatermark: 4, color: 'blue' },
+      [
+        'pools.color: unknown setting',
+        'pools.criticalWatermark: 6 is not below the low watermark 5',
+        'pools.lowWatermark: 5 is not below the high watermark 4',
+      ],
+    ],
+    [
+      {
+        criticalWatermark: 0,
+        perPeer: [
+          { peer: 'kme-a', lowWatermark: 5 },
+          { peer: 'kme-b', highWatermark: 4000 },
+        ],
+      },
+      [],
+    ],
+  ])('has watermarks that go together (%j)', (pools, faults) => expect(faultsOf({ pools })).toEqual(faults))
+
+  it('has watermarks that follow from what may be stored, unless they are written', () => {
+    const [peer, own] = ['kme-b', 'kme-a'] as Config['kme']['id'][]
+    const marks = (changes: object, of = peer) => Object.values(poolMarksOf(parse(changes), of!))
+    expect(marks({})).toEqual([2000, 500, 100_000])
+    expect(marks({ keys: { maxStored: 1000 } })).toEqual([100, 25, 1000])
+    expect(marks({}, own)).toEqual([200, 50, 2000])
+    const pools = { lowWatermark: 400, perPeer: [{ peer: 'kme-b', highWatermark: 5000, criticalWatermark: 7 }] }
+    expect(marks({ pools })).toEqual([400, 7, 5000])
+    expect(marks({ pools }, own)).toEqual([200, 50, 2000])
+  })
 
   it('has no keys beyond a million bits', () =>
     expect(faultsOf({ keys: { maxSizeBits: 1_048_584 } })).toEqual([expect.stringMatching(/^keys\.maxSizeBits: .*1048576/)]))

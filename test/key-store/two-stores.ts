@@ -211,6 +211,7 @@ export const startDelivery = async (
     limits,
     settlement,
     borrow: () => Promise.resolve(false),
+    retryAfterS: () => 2,
     accountOf: (masterSaeId) => masterSaeId,
     random: systemRandom,
     log: silent,
