@@ -52,8 +52,11 @@ export interface NetworkOptions {
   readonly keys?: Record<string, number>
   /** The settings below `quotas`, at both KMEs. */
   readonly quotas?: object
+  /** The `alarms` settings of both KMEs. */
+  readonly alarms?: object
   readonly rateBlocksPerS?: number
   readonly blockBytes?: number
+  readonly qberMean?: number
   /** Do not wait until keys have been agreed. */
   readonly startEmpty?: boolean
   readonly saeIdentity?: 'san-uri' | 'san-uri-or-cn'
@@ -104,6 +107,7 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
     rateBlocksPerS: options.rateBlocksPerS ?? 50,
     blockBytes: options.blockBytes ?? 4128,
     startPaused: false,
+    ...(options.qberMean !== undefined && { qberMean: options.qberMean }),
   })
   await devices.start()
 
@@ -150,6 +154,7 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
           { id: 'a-b', peer: other, driver: 'tcp', port: name === 'kme-a' ? devices.ports.a : devices.ports.b, creditBlocks: 8 },
         ],
         ...(options.quotas !== undefined && { quotas: options.quotas }),
+        ...(options.alarms !== undefined && { alarms: options.alarms }),
         saes: [
           ...Object.entries(HOMES).map(([id, kme]) => ({ id, kme, sharesWith: PARTNERS[id] })),
           { id: 'carol', kme: 'kme-c', sharesWith: [] },
