@@ -151,6 +151,7 @@ const connect = (place: RedisPlace, options: RedisOptions): Redis | Cluster => {
     maxRetriesPerRequest: 0,
     enableOfflineQueue: false,
     connectionName: 'openkme',
+    disableClientInfo: true,
   }
   const retryStrategy = (attempt: number): number => Math.min(RECONNECT_LAST_MS, 50 * 2 ** Math.min(attempt, 10))
   if (place.kind === 'cluster') {

@@ -1,10 +1,12 @@
+import { expect, it } from '@jest/globals'
 import { randomUUID } from 'node:crypto'
 import { systemClock } from '../../src/kernel/clock.ts'
 import type { KmeId } from '../../src/kernel/identifiers.ts'
 import { createLogger } from '../../src/kernel/log.ts'
 import { systemRandom } from '../../src/kernel/random.ts'
 import { createRedisKeyPool } from '../../src/key-pool/redis-key-pool.ts'
-import { openRedis } from '../../src/redis/redis.ts'
+import { poolFunctions, poolScripts } from '../../src/key-pool/redis-scripts.ts'
+import { openRedis, RedisAway } from '../../src/redis/redis.ts'
 import { eventually } from '../setup/eventually.ts'
 import { startRedis, startRedisCluster } from '../setup/redis-servers.ts'
 import { describeKeyPool, OTHER, PEER, type PoolMaker } from './key-pool.contract.ts'
@@ -13,10 +15,15 @@ async function* nothing(): AsyncIterable<never> {
   yield* []
 }
 
+const parts = { commandDeadlineMs: 5000, clock: systemClock, log: createLogger('silent') }
+
 /** Pools whose key store is empty: what they give comes from Redis. */
-const poolsIn = async (url: string, stopServer: () => Promise<void>): Promise<PoolMaker> => {
-  const log = createLogger('silent')
-  const redis = openRedis({ url, useFunctions: false, commandDeadlineMs: 5000, clock: systemClock, log })
+const poolsIn = async (
+  url: string,
+  stopServer: () => Promise<void>,
+  { useFunctions = false }: { useFunctions?: boolean } = {},
+): Promise<PoolMaker> => {
+  const redis = openRedis({ url, useFunctions, ...parts })
   await eventually('Redis is connected', () => redis.available(''))
   const ending = new AbortController()
   return {
@@ -31,7 +38,7 @@ const poolsIn = async (url: string, stopServer: () => Promise<void>): Promise<Po
         store: { freeUnits: () => Promise.resolve([]), counts: () => Promise.resolve([]) },
         clock: { ...clock, sleep: systemClock.sleep },
         random: systemRandom,
-        log,
+        log: parts.log,
         signal: ending.signal,
       })
       await pool.rebuild(nothing())
@@ -53,4 +60,23 @@ describeKeyPool('in Redis', async () => {
 describeKeyPool('in a Redis Cluster', async () => {
   const cluster = await startRedisCluster({ masters: 3 })
   return poolsIn(cluster.url, () => cluster.stop())
+})
+
+/** As docs/scaling.md gives it to the KME's user. */
+const WITHOUT_SCRIPTS =
+  'resetkeys ~openkme:* -@all +@hash +@list +@sortedset +@set +type +del +exists +rename +set +fcall +ping +info +client|setname'
+
+describeKeyPool('in Redis by functions, of a user that may send no script', async () => {
+  const server = await startRedis({ acl: { user: 'kme', password: 'a-password', rules: WITHOUT_SCRIPTS } })
+  await server.cli('FUNCTION', 'LOAD', 'REPLACE', poolFunctions())
+  return poolsIn(server.url, () => server.stop(), { useFunctions: true })
+})
+
+it('no script can be sent by that user', async () => {
+  const server = await startRedis({ acl: { user: 'kme', password: 'a-password', rules: WITHOUT_SCRIPTS } })
+  const redis = openRedis({ url: server.url, useFunctions: false, ...parts })
+  await eventually('Redis is connected', () => redis.available(''))
+  await expect(redis.run(poolScripts().join, ['openkme:{a}:line'], [])).rejects.toThrow(RedisAway)
+  await redis[Symbol.asyncDispose]()
+  await server.stop()
 })

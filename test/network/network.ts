@@ -52,6 +52,8 @@ export interface NetworkOptions {
   readonly keys?: Record<string, number>
   /** The settings below `quotas`, at both KMEs. */
   readonly quotas?: object
+  /** The settings below `sharing`, at both KMEs. */
+  readonly sharing?: object
   /** The `alarms` settings of both KMEs. */
   readonly alarms?: object
   readonly rateBlocksPerS?: number
@@ -154,6 +156,7 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
           { id: 'a-b', peer: other, driver: 'tcp', port: name === 'kme-a' ? devices.ports.a : devices.ports.b, creditBlocks: 8 },
         ],
         ...(options.quotas !== undefined && { quotas: options.quotas }),
+        ...(options.sharing !== undefined && { sharing: options.sharing }),
         ...(options.alarms !== undefined && { alarms: options.alarms }),
         saes: [
           ...Object.entries(HOMES).map(([id, kme]) => ({ id, kme, sharesWith: PARTNERS[id] })),
