@@ -12,6 +12,8 @@ interface Tool {
 const TOOLS: readonly Tool[] = [
   { program: 'openssl', probe: ['version'], debianPackage: 'openssl' },
   { program: 'redis-server', probe: ['--version'], debianPackage: 'redis-server' },
+  // Makes system calls of PostgreSQL fail.
+  { program: 'strace', probe: ['-V'], debianPackage: 'strace' },
 ]
 
 const answers = (program: string, args: readonly string[]): boolean => spawnSync(program, args, { stdio: 'ignore' }).status === 0

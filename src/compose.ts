@@ -133,6 +133,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       unitSizeBits,
       retryWindowS: config.keys.retryWindowS,
       processId: processes.processId,
+      clock,
     })
     const saes = createSaeDirectory({ database, clock, log: log.slice('delivery') })
     await saes.seed(config.saes)

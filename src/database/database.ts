@@ -5,6 +5,7 @@ import pg from 'pg'
 import { PrismaClient } from '../generated/prisma/client.ts'
 import { systemClock, type Clock } from '../kernel/clock.ts'
 import { Unavailable } from '../kernel/errors.ts'
+import { drawUniform, systemRandom } from '../kernel/random.ts'
 
 export type Row = Record<string, unknown>
 
@@ -34,9 +35,13 @@ export interface DatabaseOptions {
   readonly clock?: Clock
 }
 
+/** Classes of errors that may be the last words of a server or of a connection: connection, resources, shutdown, system, internal. A
+ *  server that cannot write its log says "disk full" or "i/o error", dies, and may find the transaction committed when it is back. */
+const UNKNOWN_CLASSES = ['08', '53', '57P', '58', 'XX']
+
 /** Errors after which the outcome of a statement is not known: the connection went away under it. */
 export const outcomeUnknown = (error: unknown): boolean => {
-  if (error instanceof pg.DatabaseError) return error.code?.startsWith('08') === true || error.code?.startsWith('57P') === true
+  if (error instanceof pg.DatabaseError) return UNKNOWN_CLASSES.some((known) => error.code?.startsWith(known) === true)
   return error instanceof Error && !(error instanceof Unavailable)
 }
 
@@ -47,16 +52,24 @@ export const sqlState = (error: unknown): string | undefined => (error instanceo
 export const violatedConstraint = (error: unknown): string | undefined =>
   error instanceof pg.DatabaseError ? error.constraint : undefined
 
+const READ_ONLY = '25006'
 const REPEATABLE = new Set(['40001', '40P01', '55P03'])
 const REPEATS_MAX = 5
+/** Whoever has waited so long, for a lock say, does not begin anew. */
+const REPEAT_WITHIN_MS = 1000
+const REPEAT_PAUSE_MS = 10
 
-/** Runs `work` again when PostgreSQL says that only bad timing was wrong with it. */
-export const repeatOnContention = async <T>(work: () => Promise<T>): Promise<T> => {
+/** Runs `work` again when PostgreSQL says that only bad timing was wrong with it: a few times, each after a longer pause that is
+ *  never the same for two. */
+export const repeatOnContention = async <T>(work: () => Promise<T>, clock = systemClock, random = systemRandom): Promise<T> => {
+  const startMs = clock.monotonicMs()
   for (let attempt = 1; ; attempt += 1) {
     try {
       return await work()
     } catch (error) {
-      if (attempt >= REPEATS_MAX || !REPEATABLE.has(sqlState(error) ?? '')) throw error
+      if (!REPEATABLE.has(sqlState(error) ?? '') || attempt >= REPEATS_MAX) throw error
+      if (clock.monotonicMs() - startMs > REPEAT_WITHIN_MS) throw error
+      await clock.sleep(REPEAT_PAUSE_MS * 2 ** attempt * drawUniform(random))
     }
   }
 }
@@ -87,6 +100,12 @@ const SESSION_SETTINGS = [
   'jit=off',
 ]
 
+/** A server that takes no writes is a standby, or was made one: what it knows may be old, and "not found" from it would be a lie. */
+const refuseReadOnly = async (client: pg.PoolClient): Promise<void> => {
+  const { rows } = await client.query<{ off: boolean }>(`SELECT current_setting('transaction_read_only') = 'off' AS off`)
+  if (rows[0]?.off !== true) throw new Error('this PostgreSQL server takes no writes: a standby, or set to read only')
+}
+
 export const openDatabase = (options: DatabaseOptions): Database => {
   const pool = new pg.Pool({
     connectionString: options.url,
@@ -96,6 +115,9 @@ export const openDatabase = (options: DatabaseOptions): Database => {
     query_timeout: QUERY_DEADLINE_MS,
     options: SESSION_SETTINGS.map((setting) => `-c ${setting}`).join(' '),
     keepAlive: true,
+    verify: (client, done) => {
+      refuseReadOnly(client).then(() => done(), done)
+    },
   })
   // Each connection tells of its own loss, also between two statements of a transaction, when the pool does not listen: an
   // error nobody hears would end the process. The statement that comes next fails by itself.
@@ -131,7 +153,8 @@ export const openDatabase = (options: DatabaseOptions): Database => {
     try {
       return await work(client)
     } catch (error) {
-      if (outcomeUnknown(error)) broken = error as Error
+      // One that takes no writes any more is of no use either: the next one may lead to a server that does.
+      if (outcomeUnknown(error) || sqlState(error) === READ_ONLY) broken = error as Error
       throw error
     } finally {
       client.release(broken)

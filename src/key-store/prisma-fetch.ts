@@ -1,15 +1,16 @@
 /** Method "Get key with key IDs" in the store (ETSI GS QKD 014, 5.4): who may have which key, once, all or none.
  *  The decision is made on what was read; the commit holds only if nothing changed since, else it is made again. */
 import { auditColumns, insertAudit, type AuditEvent } from '../audit/audit.ts'
-import { repeatOnContention, sqlState } from '../database/database.ts'
+import { outcomeUnknown, repeatOnContention, sqlState } from '../database/database.ts'
 import { createBatching } from '../kernel/batching.ts'
 import { KeyNotFound, Unauthorized, Unavailable } from '../kernel/errors.ts'
+import type { Clock } from '../kernel/clock.ts'
 import type { AssignmentId, KeyId, SaeId } from '../kernel/identifiers.ts'
 import { SecretBytes } from '../kernel/secret-bytes.ts'
 import type { AssignmentState } from './key-states.ts'
 import type { FetchedKeys, FetchRequest, KeyStore, UnitRun } from './key-store.ts'
 import { finishUnits, type BlockParts } from './prisma-blocks.ts'
-import { unitCountIn } from './prisma-assignment-rows.ts'
+import { separable, unitCountIn } from './prisma-assignment-rows.ts'
 import { joinUnits, unitsPerKey, type MaterialRequest } from './prisma-open-blocks.ts'
 import { masksOf, unitsOfKeys } from './unit-bits.ts'
 
@@ -28,6 +29,11 @@ WITH delivered AS (
 finished AS (${finishUnits(5, 6)}),
 audited AS (${insertAudit(7)})
 SELECT must((SELECT count(*) FROM delivered) = cardinality($1::uuid[]), 'deliver')`
+
+/** One of the newest audit records: by itself, and not by another process, this delivery was committed. */
+const WAS_DELIVERED = `
+SELECT 1 FROM (SELECT event, actor, subject FROM audit_record ORDER BY seq DESC LIMIT 50000) r
+WHERE event = 'key.delivered' AND actor = $1 AND subject ->> 'process' = $2 AND subject -> 'keyIds' = $3::text::jsonb`
 
 interface LookedUp extends Record<string, unknown> {
   aid: AssignmentId
@@ -58,9 +64,18 @@ interface Change {
 }
 
 const COMMIT_ATTEMPTS = 8
+/** For so long the database is asked again when the answer to a commit was lost. */
+const DOUBT_DEADLINE_MS = 5000
+const DOUBT_INTERVAL_MS = 100
 
-export const fetchMethods = (parts: BlockParts): Pick<KeyStore, 'fetch'> => {
-  const { database, reader, unitSizeBits } = parts
+export interface FetchParts extends BlockParts {
+  /** This process, as the audit record names it. */
+  readonly processId: string
+  readonly clock: Clock
+}
+
+export const fetchMethods = (parts: FetchParts): Pick<KeyStore, 'fetch'> => {
+  const { database, reader, unitSizeBits, processId, clock } = parts
 
   /** Answers each request of the batch with its keys or the error it gets, and commits all deliveries together. */
   const serve = async (requests: readonly FetchRequest[]): Promise<(FetchedKeys | Error)[]> => {
@@ -111,11 +126,12 @@ export const fetchMethods = (parts: BlockParts): Pick<KeyStore, 'fetch'> => {
       granted.push({ request, shares })
     })
     if (granted.length === 0) return answers
+    const changed = [...changes.values()].filter((change) => change.fetched !== change.before)
     try {
-      await commit(
-        granted,
-        [...changes.values()].filter((change) => change.fetched !== change.before),
-      )
+      await commit(granted, changed).catch(async (error: unknown) => {
+        // Keys marked as fetched and not handed out would be lost. Only the database can say.
+        if (!(await wasCommitted(error, granted, changed))) throw error
+      })
     } catch (error) {
       for (const answer of answers) if (!(answer instanceof Error)) answer.bytes.wipe()
       throw error
@@ -150,15 +166,45 @@ export const fetchMethods = (parts: BlockParts): Pick<KeyStore, 'fetch'> => {
         changed.map(({ fetched }) => (fetched.includes('0') ? 'ISSUED' : 'DELIVERED')),
         blockIds,
         masks,
-        ...auditColumns(granted.map(({ request, shares }) => deliveredEvent(request, shares))),
+        ...auditColumns(granted.map(({ request, shares }) => deliveredEvent(request, shares, processId))),
       ]),
     )
+  }
+
+  const wasCommitted = async (
+    error: unknown,
+    granted: readonly { request: FetchRequest }[],
+    changed: readonly Change[],
+  ): Promise<boolean> => {
+    if (!outcomeUnknown(error)) return false
+    const startMs = clock.monotonicMs()
+    // All of a batch are committed or none.
+    const { request } = granted[0] as { request: FetchRequest }
+    for (;;) {
+      try {
+        return await database.transaction(async (statements) => {
+          // A commit still under way holds the locks of these rows.
+          await statements.query(`SELECT 1 FROM assignment WHERE aid = ANY($1::uuid[]) ORDER BY aid FOR UPDATE`, [
+            changed.map(({ held }) => held.aid),
+          ])
+          const found = await statements.query(WAS_DELIVERED, [
+            `sae:${request.callerSaeId}`,
+            processId,
+            JSON.stringify(request.keyIds),
+          ])
+          return found.length > 0
+        })
+      } catch {
+        if (clock.monotonicMs() - startMs > DOUBT_DEADLINE_MS) return false
+        await clock.sleep(DOUBT_INTERVAL_MS)
+      }
+    }
   }
 
   const serveTogether = createBatching<FetchRequest, FetchedKeys | Error>({
     itemsMax: 128,
     lanes: 1,
-    separable: () => false,
+    separable,
     work: async (requests) => {
       for (let attempt = 1; ; attempt += 1) {
         try {
@@ -256,9 +302,9 @@ const openShares = (
   }
 }
 
-const deliveredEvent = (request: FetchRequest, shares: readonly Share[]): AuditEvent => ({
+const deliveredEvent = (request: FetchRequest, shares: readonly Share[], process: string): AuditEvent => ({
   event: 'key.delivered',
   actor: `sae:${request.callerSaeId}`,
   outcome: 'done',
-  subject: { master: request.masterSaeId, aids: shares.map(({ held }) => held.aid), keyIds: request.keyIds },
+  subject: { master: request.masterSaeId, aids: shares.map(({ held }) => held.aid), keyIds: request.keyIds, process },
 })

@@ -2,6 +2,7 @@
  *  row counts and carries its audit records; one file per part of a key's life. */
 import type { Keyring } from '../custody/custody.ts'
 import type { Database } from '../database/database.ts'
+import { systemClock, type Clock } from '../kernel/clock.ts'
 import type { AssignmentId, KmeId } from '../kernel/identifiers.ts'
 import type { KeyStore } from './key-store.ts'
 import { blockMethods } from './prisma-blocks.ts'
@@ -23,6 +24,7 @@ export interface KeyStoreOptions {
   readonly retryWindowS: number
   /** A UUID of this process, new at each start. */
   readonly processId: string
+  readonly clock?: Clock
 }
 
 export const createKeyStore = (options: KeyStoreOptions): KeyStore => {
@@ -33,7 +35,7 @@ export const createKeyStore = (options: KeyStoreOptions): KeyStore => {
     ...issueMethods(parts),
     ...settleMethods(parts),
     ...holdMethods(parts),
-    ...fetchMethods(parts),
+    ...fetchMethods({ ...parts, clock: options.clock ?? systemClock }),
     ...lendMethods(parts),
     ...expireMethods(parts),
   }

@@ -53,7 +53,7 @@ export const createLocalSource = (parts: FillLocalPoolParts): LocalSource => {
   const fill = async (signal?: AbortSignal): Promise<number> => {
     let units = 0
     if (leftOver) {
-      // Blocks that a process stored and did not live to release.
+      // Blocks that were stored and then not released: the process died, or the database went away in between.
       for (const block of await store.pendingBlocks(LOCAL_LINK)) units += await offer(await store.release(block.blockId))
       leftOver = false
     }
@@ -63,7 +63,12 @@ export const createLocalSource = (parts: FillLocalPoolParts): LocalSource => {
     return units
   }
   const fillOnce = (signal?: AbortSignal): Promise<number> => {
-    filling ??= fill(signal).finally(() => (filling = undefined))
+    filling ??= fill(signal)
+      .catch((error: unknown) => {
+        leftOver = true
+        throw error
+      })
+      .finally(() => (filling = undefined))
     return filling
   }
 

@@ -57,6 +57,8 @@ export interface NetworkOptions {
   /** The `alarms` settings of both KMEs. */
   readonly alarms?: object
   readonly rateBlocksPerS?: number
+  /** Most connections of a KME to its database; the default of the configuration if left out. */
+  readonly databaseConnections?: number
   readonly blockBytes?: number
   readonly qberMean?: number
   /** Do not wait until keys have been agreed. */
@@ -150,6 +152,7 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
           tls: { certificate, privateKey, ca: authorities.files.kme.certificate, crl: authorities.files.kme.revocationList },
         },
         adminApi: { port: own.admin, tls: { certificate, privateKey }, tokenKey },
+        ...(options.databaseConnections !== undefined && { database: { connections: options.databaseConnections } }),
         keys: { localStored: 300, maxStored: 1_000_000, ...options.keys },
         peers: [{ id: other, url: `https://127.0.0.1:${ports.get(other)!.peer}`, deadlineMs: 3000 }],
         links: [

@@ -3,16 +3,14 @@
  *  books of both ends are held against each other.
  *  Exit status: 0 all is well, 128 the network did not heal in 30 s, 129 a promise was broken, 1 the run itself failed. */
 import { randomInt } from 'node:crypto'
-import { cpSync, mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs'
+import { cpSync, mkdtempSync, readFileSync, readdirSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Command } from 'commander'
-import { applyMigrations } from '../../src/database/migrate.ts'
-import { startEmbeddedPostgres } from '../../src/embedded-postgres/embedded-postgres.ts'
 import { systemClock } from '../../src/kernel/clock.ts'
 import { imbalances } from '../network/ledger.ts'
 import { eventually, quieten, startNetwork, type KmeName, type Network } from '../network/network.ts'
-import { freePort } from '../setup/free-port.ts'
+import { startOwnPostgres, type OwnPostgres } from '../setup/own-postgres.ts'
 import { createAccount, type Account } from './account.ts'
 import { createPlan, type Plan } from './plan.ts'
 import { startTraffic } from './traffic.ts'
@@ -31,36 +29,6 @@ const SHOWN_VIOLATIONS = 20
 const KMES: readonly KmeName[] = ['kme-a', 'kme-b']
 
 const say = (text: string): void => void process.stdout.write(`${text}\n`)
-
-/** PostgreSQL as in production, at a port that stays. */
-const startDatabase = async () => {
-  const directory = mkdtempSync(join(tmpdir(), 'openkme-soak-'))
-  const options = { directory, port: await freePort(), durable: true }
-  let server = await startEmbeddedPostgres(options)
-  return {
-    createDatabase: async (name: string) => {
-      await server.createDatabase(name)
-      const url = server.url(name)
-      await applyMigrations(url)
-      // Goes with the whole server.
-      return { url, drop: () => Promise.resolve() }
-    },
-    stop: () => server.stop(),
-    kill: async () => {
-      process.kill(Number.parseInt(readFileSync(join(directory, 'data', 'postmaster.pid'), 'utf8'), 10), 'SIGKILL')
-      await server.stop()
-    },
-    start: async () => {
-      server = await startEmbeddedPostgres(options)
-    },
-    remove: async () => {
-      await server.stop()
-      rmSync(directory, { recursive: true, force: true })
-    },
-  }
-}
-
-type Database = Awaited<ReturnType<typeof startDatabase>>
 
 /** Starts a KME, again and again as a supervisor would: PostgreSQL may be away. */
 const keepStarting = async (network: Network, name: KmeName, signal: AbortSignal): Promise<void> => {
@@ -85,7 +53,7 @@ const noteDeath = (network: Network, account: Account, name: KmeName): void => {
 
 const runNemesis = async (
   network: Network,
-  database: Database,
+  database: OwnPostgres,
   account: Account,
   plan: Plan,
   signal: AbortSignal,
@@ -173,7 +141,7 @@ const soak = async (options: { minutes: number; seed: number }): Promise<void> =
   )
 
   await using cleanUp = new AsyncDisposableStack()
-  const database = await startDatabase()
+  const database = await startOwnPostgres()
   cleanUp.defer(() => database.remove())
   const network = cleanUp.use(
     await startNetwork({
