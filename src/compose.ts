@@ -432,7 +432,15 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       ...revocationListOf('saeApi.tls.clientCrl', saeFiles),
       ...revocationListOf('peerApi.tls.crl', peerFiles),
     ]
-    const sights = { alarms, links: links.statuses, peers: peers.statuses, revocationLists, clock, log: log.slice('alarms') }
+    const sights = {
+      alarms,
+      links: links.statuses,
+      peers: peers.statuses,
+      revocationLists,
+      redisAnswers: () => redis?.answers() ?? true,
+      clock,
+      log: log.slice('alarms'),
+    }
     loop(processes.hold('alarms', (held) => watchConditions(sights, held), signal))
 
     // Listeners last: nothing is answered before everything behind it stands.

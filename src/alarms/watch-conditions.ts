@@ -36,6 +36,8 @@ export interface WatchConditionsParts extends WatchParts {
   readonly links: () => readonly LinkSight[]
   readonly peers: () => readonly PeerSight[]
   readonly revocationLists: () => readonly RevocationListSight[]
+  /** Always true where there is no Redis. */
+  readonly redisAnswers: () => boolean
   readonly log: Logger
 }
 
@@ -122,6 +124,7 @@ export const watchConditions = async (parts: WatchConditionsParts, signal: Abort
         ...parts.links().map(toLinkCondition),
         ...parts.peers().map(toPeerCondition),
         ...parts.revocationLists().map((list) => toRevocationListCondition(list, clock.nowMs())),
+        toRedisCondition(parts.redisAnswers()),
       ]
       look(current)
       tidyUp(current)
@@ -169,6 +172,15 @@ const toPeerCondition = ({ kmeId, available }: PeerSight): Condition => ({
   severity: 'critical',
   text: `the KME ${kmeId} does not answer; no keys can be shared with its SAEs`,
   subject: { peerKmeId: kmeId },
+})
+
+const toRedisCondition = (answers: boolean): Condition => ({
+  name: 'redis.unavailable',
+  isWrong: !answers,
+  graceMs: GRACE_MS,
+  severity: 'warning',
+  text: 'Redis does not answer or refuses commands; keys are taken from PostgreSQL directly, more slowly',
+  subject: {},
 })
 
 const toRevocationListCondition = ({ setting, nextUpdateMs }: RevocationListSight, nowMs: number): Condition => ({

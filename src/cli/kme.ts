@@ -8,6 +8,7 @@ import { addDeviceEmulatorCommand } from './device-emulator-command.ts'
 import { addDoctorCommand } from './doctor-command.ts'
 import { addOperatorCommands } from './operator-commands.ts'
 import { addPkiCommands } from './pki-commands.ts'
+import { addRedisCommands } from './redis-commands.ts'
 import { addSaeClientCommands } from './sae-client-commands.ts'
 import { addStartCommand, readVersion } from './start-command.ts'
 
@@ -23,6 +24,7 @@ addPkiCommands(program, { clock: systemClock, random: systemRandom, print: (text
 addAdminCommands(program)
 addSaeClientCommands(program)
 addOperatorCommands(program)
+addRedisCommands(program)
 addDoctorCommand(program, { clock: systemClock })
 
 try {

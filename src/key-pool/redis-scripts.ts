@@ -23,12 +23,3 @@ export const poolScripts = (): Readonly<Record<PoolScript, RedisScript>> => {
   const scripts = NAMES.map((name) => [name, { name: nameInRedis(name), lua: `${prelude}${read(name)}` }] as const)
   return Object.fromEntries(scripts) as Record<PoolScript, RedisScript>
 }
-
-/** The same scripts as a library for FUNCTION LOAD, for a Redis user that may not send scripts. */
-export const poolFunctions = (): string =>
-  [
-    '#!lua name=openkme',
-    ...Object.values(poolScripts()).map(
-      ({ name, lua }) => `redis.register_function('${name}', function(KEYS, ARGV)\n${lua}end)\n`,
-    ),
-  ].join('\n')

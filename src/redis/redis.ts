@@ -14,6 +14,13 @@ export interface RedisScript {
   readonly lua: string
 }
 
+/** Scripts as one library for FUNCTION LOAD, for a user that may not send scripts itself. */
+export const toFunctionLibrary = (scripts: readonly RedisScript[]): string =>
+  [
+    '#!lua name=openkme',
+    ...scripts.map(({ name, lua }) => `redis.register_function('${name}', function(KEYS, ARGV)\n${lua}\nend)\n`),
+  ].join('\n')
+
 /** Redis answered in time, but the script could not work with what it found. */
 export class RedisContentError extends Error {
   constructor(cause: unknown) {
@@ -35,6 +42,8 @@ export interface RedisConnection extends AsyncDisposable {
   readonly client: Redis | Cluster
   /** False while the part of Redis that holds `key` does not answer: do without it. */
   available(key: string): boolean
+  /** Whether all of Redis that was asked for answers. */
+  answers(): boolean
   /** Runs a script, once. Texts in its answer are buffers.
    *  @param keys all of one hash slot.
    *  @throws RedisAway, RedisContentError. */
@@ -102,6 +111,7 @@ export const openRedis = (options: RedisOptions): RedisConnection => {
   return {
     client,
     available: (key) => !away.has(key) && client.status === 'ready',
+    answers: () => away.size === 0 && client.status === 'ready',
     run: async (script, keys, args) => {
       const key = keys[0] as string
       if (away.has(key)) throw new RedisAway()

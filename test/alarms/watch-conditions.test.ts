@@ -25,6 +25,7 @@ let links: LinkSight[]
 let peers: PeerSight[]
 let revocationLists: RevocationListSight[]
 let databaseAnswers: boolean
+let redisAnswers: boolean
 let running: AbortController
 let alarms: WatchConditionsParts['alarms']
 
@@ -35,6 +36,7 @@ beforeEach(() => {
   peers = [peer]
   revocationLists = []
   databaseAnswers = true
+  redisAnswers = true
   alarms = {
     raise: (name, severity, text, subject = {}) => {
       active.set(name, { name, severity, text, subject, raisedAt: new Date(clock.nowMs()), clearedAt: undefined })
@@ -48,7 +50,12 @@ beforeEach(() => {
 afterEach(() => running.abort())
 
 const watch = (): void => {
-  const sights = { links: () => links, peers: () => peers, revocationLists: () => revocationLists }
+  const sights = {
+    links: () => links,
+    peers: () => peers,
+    revocationLists: () => revocationLists,
+    redisAnswers: () => redisAnswers,
+  }
   void watchConditions({ alarms, ...sights, clock, log: createLogger('silent') }, running.signal)
   void watchDatabase({ alarms, databaseAnswers: () => Promise.resolve(databaseAnswers), clock }, running.signal)
 }
@@ -65,6 +72,7 @@ describe('a condition', () => {
   it.each([
     ['link.down:a-b', () => (links = [{ ...link, state: 'down', reason: 'no answer' }]), () => (links = [link])],
     ['peer.unavailable:kme-b', () => (peers = [{ ...peer, available: false }]), () => (peers = [peer])],
+    ['redis.unavailable', () => (redisAnswers = false), () => (redisAnswers = true)],
     ['database.unavailable', () => (databaseAnswers = false), () => (databaseAnswers = true)],
   ])('%s is raised after ten seconds, not before, and cleared when it is over', async (name, breakIt, mendIt) => {
     watch()

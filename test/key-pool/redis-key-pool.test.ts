@@ -1,12 +1,13 @@
 import { expect, it } from '@jest/globals'
 import { randomUUID } from 'node:crypto'
+import { allScripts } from '../../src/cli/redis-commands.ts'
 import { systemClock } from '../../src/kernel/clock.ts'
 import type { KmeId } from '../../src/kernel/identifiers.ts'
 import { createLogger } from '../../src/kernel/log.ts'
 import { systemRandom } from '../../src/kernel/random.ts'
 import { createRedisKeyPool } from '../../src/key-pool/redis-key-pool.ts'
-import { poolFunctions, poolScripts } from '../../src/key-pool/redis-scripts.ts'
-import { openRedis, RedisAway } from '../../src/redis/redis.ts'
+import { poolScripts } from '../../src/key-pool/redis-scripts.ts'
+import { openRedis, RedisAway, toFunctionLibrary } from '../../src/redis/redis.ts'
 import { eventually } from '../setup/eventually.ts'
 import { startRedis, startRedisCluster } from '../setup/redis-servers.ts'
 import { describeKeyPool, OTHER, PEER, type PoolMaker } from './key-pool.contract.ts'
@@ -68,7 +69,7 @@ const WITHOUT_SCRIPTS =
 
 describeKeyPool('in Redis by functions, of a user that may send no script', async () => {
   const server = await startRedis({ acl: { user: 'kme', password: 'a-password', rules: WITHOUT_SCRIPTS } })
-  await server.cli('FUNCTION', 'LOAD', 'REPLACE', poolFunctions())
+  await server.cli('FUNCTION', 'LOAD', 'REPLACE', toFunctionLibrary(allScripts()))
   return poolsIn(server.url, () => server.stop(), { useFunctions: true })
 })
 
