@@ -5,7 +5,7 @@ import { hostname } from 'node:os'
 import { createMetrics } from './admin/metrics.ts'
 import { createReadiness } from './admin/readiness.ts'
 import { createTokenVerifier } from './admin/admin-token.ts'
-import type { InstalledCertificate } from './admin/admin.ts'
+import type { InstalledCertificate, MetricsPage, OwnMetrics } from './admin/admin.ts'
 import { mountAdminApi } from './admin/routes.ts'
 import { createAlarmStore } from './alarms/prisma-alarms.ts'
 import { createAlarms } from './alarms/report-alarms.ts'
@@ -77,6 +77,8 @@ export interface ComposeOptions {
   readonly log: Logger
   readonly clock?: Clock
   readonly random?: Random
+  /** Makes the page of metrics out of those of this process and of others; without it the page is of this process. */
+  readonly shareMetrics?: (own: OwnMetrics) => MetricsPage
   /** A part of the KME ended by itself: stop it. */
   readonly onFailure?: (error: unknown) => void
 }
@@ -383,7 +385,8 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
           poolHistory,
           replenisher,
           limits,
-          metrics,
+          metrics: options.shareMetrics?.(metrics) ?? metrics,
+          processes,
           streams,
           certificates,
           alarms,

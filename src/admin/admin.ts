@@ -69,3 +69,11 @@ export interface MetricsPage {
   readonly contentType: string
   text(): Promise<string>
 }
+
+/** Metrics as plain data. */
+export type MetricValues = readonly object[]
+
+/** The metrics of one process, which `aggregateMetrics` can add to those of others. */
+export interface OwnMetrics extends MetricsPage {
+  values(): Promise<MetricValues>
+}

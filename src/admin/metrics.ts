@@ -1,11 +1,11 @@
 /** Metrics for Prometheus. Gauges are read from the doors when scraped, so they cost nothing in between and no database call.
  *  Holds: labels name listeners, methods, statuses, KMEs and links; never a key ID, an SAE or anything a caller sent. */
-import { collectDefaultMetrics, Counter, Gauge, Registry } from 'prom-client'
+import { collectDefaultMetrics, Counter, Gauge, Registry, type Aggregator } from 'prom-client'
 import { alarmSeverities, type AlarmDirectory } from '../alarms/alarms.ts'
 import type { PoolReport, PoolState, PoolWatch } from '../key-pool/key-pool.ts'
 import type { LinkDirectory } from '../link/link.ts'
 import type { PeerDirectory } from '../peer/peer.ts'
-import type { MetricsPage } from './admin.ts'
+import type { OwnMetrics } from './admin.ts'
 
 export interface MetricsParts {
   readonly version: string
@@ -22,7 +22,7 @@ export interface AnsweredRequest {
   readonly status: number
 }
 
-export interface Metrics extends MetricsPage {
+export interface Metrics extends OwnMetrics {
   observeRequest(request: AnsweredRequest): void
   addKeysIssued(count: number): void
   addKeysDelivered(count: number): void
@@ -68,6 +68,7 @@ export const createMetrics = (parts: MetricsParts): Metrics => {
   return {
     contentType: registry.contentType,
     text: () => registry.metrics(),
+    values: () => registry.getMetricsAsJSON(),
     observeRequest: ({ listener, method, status }) => {
       // Anything else is refused, and a caller could invent endless names.
       requests.inc({ listener, method: method === 'GET' || method === 'POST' ? method : 'other', status })
@@ -87,25 +88,29 @@ const registerVersion = (registry: Registry, version: string): void => {
     help: 'Version of this KME',
     labelNames: ['version'] as const,
     registers: [registry],
+    aggregator: 'first',
   })
   info.set({ version }, 1)
 }
 
 type GaugeValue<Label extends string> = readonly [Record<Label, string>, number]
 
-/** A gauge with one value per source, read anew at each scrape; sources that are gone disappear. */
+/** A gauge with one value per source, read anew at each scrape; sources that are gone disappear.
+ *  @param aggregator what becomes of the values of several processes of this KME; most mean the same in each of them. */
 const registerGauge = <Label extends string>(
   registry: Registry,
   name: string,
   help: string,
   labelNames: readonly Label[],
   read: () => Iterable<GaugeValue<Label>>,
+  aggregator: Aggregator = 'first',
 ): void => {
   new Gauge<Label>({
     name,
     help,
     labelNames,
     registers: [registry],
+    aggregator,
     collect() {
       this.reset()
       for (const [labels, value] of read()) this.set(labels, value)
@@ -169,19 +174,30 @@ const registerLinks = (registry: Registry, links: LinkDirectory): void => {
   register('kme_link_up', '1 when the link is up', (status) => (status.state === 'up' ? 1 : 0))
   register('kme_link_qber', 'Quantum bit error rate of the newest block, 0 to 1', (status) => status.qber)
   register('kme_link_key_rate_bps', 'Agreed key bits per second over the last minute', (status) => status.keyRateBps)
-  register('kme_link_blocks_agreed', 'Blocks both ends agreed on since start', (status) => status.blocksAgreed)
-  register('kme_link_blocks_rejected', 'Blocks refused since start', (status) => status.blocksRejected)
+  register('kme_link_blocks_agreed', 'Blocks both ends agreed on', (status) => status.blocksAgreed)
+  register('kme_link_blocks_rejected', 'Blocks refused', (status) => status.blocksRejected)
   register('kme_link_newest_block_age_seconds', 'Age of the newest agreed block', (status) =>
     status.newestBlockAgeMs === undefined ? undefined : status.newestBlockAgeMs / 1000,
   )
 }
 
 const registerPeers = (registry: Registry, peers: PeerDirectory): void => {
-  registerGauge(registry, 'kme_peer_available', '1 when calls to the peer KME are tried', ['peer'], () =>
-    peers.statuses().map((status): [{ peer: string }, number] => [{ peer: status.kmeId }, status.available ? 1 : 0]),
+  // Each process calls the peers for itself: the worst counts.
+  registerGauge(
+    registry,
+    'kme_peer_available',
+    '1 when calls to the peer KME are tried',
+    ['peer'],
+    () => peers.statuses().map((status): [{ peer: string }, number] => [{ peer: status.kmeId }, status.available ? 1 : 0]),
+    'min',
   )
-  registerGauge(registry, 'kme_peer_failures_in_a_row', 'Calls to the peer KME that failed since its last answer', ['peer'], () =>
-    peers.statuses().map((status): [{ peer: string }, number] => [{ peer: status.kmeId }, status.failuresInARow]),
+  registerGauge(
+    registry,
+    'kme_peer_failures_in_a_row',
+    'Calls to the peer KME that failed since its last answer',
+    ['peer'],
+    () => peers.statuses().map((status): [{ peer: string }, number] => [{ peer: status.kmeId }, status.failuresInARow]),
+    'max',
   )
 }
 

@@ -4,6 +4,7 @@ import type { Clock } from '../kernel/clock.ts'
 import type { KmeId } from '../kernel/identifiers.ts'
 import type { LinkDirectory } from '../link/link.ts'
 import type { PeerDirectory } from '../peer/peer.ts'
+import type { Processes } from '../processes/processes.ts'
 import type { AdminRoute } from './admin-route.ts'
 import type { Readiness } from './admin.ts'
 
@@ -16,6 +17,7 @@ export interface ShowKmeParts {
   readonly readiness: Readiness
   readonly links: LinkDirectory
   readonly peers: PeerDirectory
+  readonly processes: Pick<Processes, 'alive' | 'reports'>
 }
 
 type WhoAmI = components['schemas']['WhoAmI']
@@ -52,8 +54,24 @@ export const showKmeRoutes = (parts: ShowKmeParts): AdminRoute[] => [
         probes: probes.map(({ name, ok }) => ({ name, ok })),
         peers: { configured: peers.length, available: peers.filter((peer) => peer.available).length },
         links: { configured: links.length, up: links.filter((link) => link.state === 'up').length },
+        processes: showProcesses(parts.processes),
       }
       return { json }
     },
   },
 ]
+
+const showProcesses = (processes: ShowKmeParts['processes']): Kme['processes'] => {
+  const duties = [...processes.reports()].map(([duty, { processId }]) => ({ duty, processId }))
+  return processes.alive().map(({ processId, host, pid, startedAtMs, seenAgeMs }) => ({
+    processId,
+    host,
+    pid,
+    startedAt: new Date(startedAtMs).toISOString(),
+    seenAgeMs,
+    duties: duties
+      .filter((held) => held.processId === processId)
+      .map(({ duty }) => duty)
+      .sort(),
+  }))
+}

@@ -62,6 +62,7 @@ const showKme = (options: AdminOptions): Promise<void> =>
       ['Pools', poolTable(pools.pools)],
       ['Links', linkTable(links.links)],
       ['Peers', peerTable(peers.peers)],
+      ['Processes', processTable(kme.processes)],
     ]
     for (const [title, text] of sections) console.log(`\n${title}\n${text}`)
   })
@@ -111,6 +112,19 @@ const alarmTable = (alarms: readonly Schemas['Alarm'][]): string =>
   table(
     ['alarm', 'severity', 'raised', 'cleared', 'text'],
     alarms.map(({ name, severity, raisedAt, clearedAt, text }) => [name, severity, raisedAt, clearedAt ?? '-', text]),
+  )
+
+const processTable = (processes: Schemas['Kme']['processes']): string =>
+  table(
+    ['process', 'host', 'pid', 'started at', 'seen', 'duties'],
+    processes.map((process) => [
+      process.processId,
+      process.host,
+      String(process.pid),
+      process.startedAt,
+      age(process.seenAgeMs),
+      process.duties.join(' ') || '-',
+    ]),
   )
 
 const saeTable = (saes: readonly Schemas['Sae'][]): string =>

@@ -47,8 +47,9 @@ const REGISTER = `INSERT INTO sae (sae_id, kme_id) VALUES ($1, $2) ON CONFLICT D
 const SET_ENABLED = `UPDATE sae SET enabled = $2 WHERE sae_id = $1 RETURNING sae_id`
 const PAIR = `INSERT INTO sae_pair (sae_a, sae_b) VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING sae_a`
 const UNPAIR = `DELETE FROM sae_pair WHERE sae_a = $1 AND sae_b = $2 RETURNING sae_a`
-const SEED_SAES = `INSERT INTO sae (sae_id, kme_id) SELECT * FROM unnest($1::text[], $2::text[]) ON CONFLICT DO NOTHING`
-const SEED_PAIRS = `INSERT INTO sae_pair (sae_a, sae_b) SELECT * FROM unnest($1::text[], $2::text[]) ON CONFLICT DO NOTHING`
+// In one order, so that processes that start together do not wait for each other in a circle.
+const SEED_SAES = `INSERT INTO sae (sae_id, kme_id) SELECT * FROM unnest($1::text[], $2::text[]) ORDER BY 1 ON CONFLICT DO NOTHING`
+const SEED_PAIRS = `INSERT INTO sae_pair (sae_a, sae_b) SELECT * FROM unnest($1::text[], $2::text[]) ORDER BY 1, 2 ON CONFLICT DO NOTHING`
 
 export const createSaeDirectory = (parts: { database: Database; clock: Clock; log: Logger }): StoredSaeDirectory => {
   const { database } = parts

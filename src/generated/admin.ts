@@ -430,6 +430,18 @@ export interface components {
                 configured: components["schemas"]["Count"];
                 up: components["schemas"]["Count"];
             };
+            /** @description The live processes of this KME on all machines, oldest first */
+            processes: {
+                /** Format: uuid */
+                processId: string;
+                host: string;
+                pid: number;
+                startedAt: components["schemas"]["Time"];
+                /** @description Milliseconds since it last showed that it is alive */
+                seenAgeMs: number;
+                /** @description What this one does for all of them, such as `link:a-b` or `upkeep` */
+                duties: string[];
+            }[];
         };
         /** @description Counted in keys of the default size. */
         Pool: {
@@ -520,7 +532,7 @@ export interface components {
             peerKmeId: components["schemas"]["KmeId"];
             driver: string;
             /** @enum {string} */
-            state: "starting" | "up" | "down" | "stopped";
+            state: "starting" | "up" | "down";
             /** @description Why the link is not up; null when it is */
             reason: string | null;
             /** @description Quantum bit error rate of the newest block; null when the device does not say */

@@ -31,7 +31,7 @@ export interface LinkDriver {
   blocks(signal: AbortSignal, report: (event: DriverEvent) => void): AsyncIterable<KeyBlock>
 }
 
-export type LinkState = 'starting' | 'up' | 'down' | 'stopped'
+export type LinkState = 'starting' | 'up' | 'down'
 
 /** What operators see of a link. */
 export interface LinkStatus {

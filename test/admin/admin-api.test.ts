@@ -5,8 +5,11 @@ import { createAdminWorld, kmeId, levelOf, linkId, saeId } from './admin-world.t
 
 const DAY_MS = 24 * 60 * 60 * 1000
 
+const FIRST = '2f1e46bb-5b7e-4f8e-9d8a-8d1f5bb8a001'
+const SECOND = '2f1e46bb-5b7e-4f8e-9d8a-8d1f5bb8a002'
+
 describe('GET /api/v1/kme', () => {
-  it('sums up probes, peers and links', async () => {
+  it('sums up probes, peers, links and processes', async () => {
     const peer = { kmeId: kmeId('kme-b'), url: 'https://b', available: true, lastAnswerAgeMs: 5, failuresInARow: 0 }
     const link = {
       linkId: linkId('a-b'),
@@ -27,6 +30,11 @@ describe('GET /api/v1/kme', () => {
         { name: 'database', check: () => true },
         { name: 'custody', check: () => Promise.resolve(false) },
       ],
+      processes: [
+        { processId: FIRST, host: 'one', pid: 17, startedAtMs: Date.UTC(2030, 0, 1), seenAgeMs: 400 },
+        { processId: SECOND, host: 'two', pid: 18, startedAtMs: Date.UTC(2030, 0, 2), seenAgeMs: 0 },
+      ],
+      duties: { upkeep: SECOND, 'link:a-b': SECOND, 'link:a-c': 'a process that died just now' },
     })
     world.clock.advanceMs(90_500)
     const { body } = await world.call('get', '/api/v1/kme', { token: await world.token(['kme:read']) })
@@ -42,6 +50,17 @@ describe('GET /api/v1/kme', () => {
       ],
       peers: { configured: 2, available: 1 },
       links: { configured: 3, up: 1 },
+      processes: [
+        { processId: FIRST, host: 'one', pid: 17, startedAt: '2030-01-01T00:00:00.000Z', seenAgeMs: 400, duties: [] },
+        {
+          processId: SECOND,
+          host: 'two',
+          pid: 18,
+          startedAt: '2030-01-02T00:00:00.000Z',
+          seenAgeMs: 0,
+          duties: ['link:a-b', 'upkeep'],
+        },
+      ],
     })
   })
 })

@@ -22,6 +22,7 @@ import type { KeyPool, PoolHistory, PoolLevel } from '../../src/key-pool/key-poo
 import { createPoolWatch, type RunningPoolWatch } from '../../src/key-pool/watch-pools.ts'
 import type { LinkStatus, Replenisher } from '../../src/link/link.ts'
 import type { PeerKme, PeerStatus } from '../../src/peer/peer.ts'
+import type { LiveProcess } from '../../src/processes/processes.ts'
 import { createContract } from '../openapi/contract.ts'
 
 export const contract = createContract('openapi/admin.yaml')
@@ -205,6 +206,9 @@ export interface WorldOptions {
   readonly links?: readonly LinkStatus[]
   readonly peers?: readonly PeerStatus[]
   readonly alarms?: readonly AlarmRecord[]
+  readonly processes?: readonly LiveProcess[]
+  /** Duty: the ID of the process that holds it. */
+  readonly duties?: Readonly<Record<string, string>>
   readonly certificates?: readonly InstalledCertificate[]
   readonly auditPage?: AuditPage
   readonly probes?: readonly Probe[]
@@ -242,6 +246,13 @@ export const createAdminWorld = async (options: WorldOptions = {}): Promise<Admi
     limits,
     links: { statuses: () => options.links ?? [] },
     peers: { statuses: () => options.peers ?? [], named: (id) => fakePeer(options.peers?.find((peer) => peer.kmeId === id)) },
+    processes: {
+      alive: () => options.processes ?? [],
+      reports: () =>
+        new Map(
+          Object.entries(options.duties ?? {}).map(([duty, processId]) => [duty, { processId, ageMs: 0, report: undefined }]),
+        ),
+    },
     saes: fakeSaes(changes),
     certificates: () => options.certificates ?? [],
     alarms: { list: async () => options.alarms ?? [], active: () => [] },

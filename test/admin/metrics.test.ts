@@ -1,5 +1,6 @@
 import { describe, expect, it } from '@jest/globals'
 import type { AlarmRecord } from '../../src/alarms/alarms.ts'
+import { aggregateMetrics } from '../../src/admin/aggregate-metrics.ts'
 import { createMetrics } from '../../src/admin/metrics.ts'
 import type { LinkStatus } from '../../src/link/link.ts'
 import type { PoolLevel } from '../../src/key-pool/key-pool.ts'
@@ -104,5 +105,37 @@ describe('metrics', () => {
     expect(text).toMatch(/^kme_keys_burnt_total 1$/m)
     expect(text).toMatch(/^kme_keys_expired_total 4$/m)
     expect(text).toMatch(/^kme_alarm_notices_given_up_total 5$/m)
+  })
+
+  it('of several processes add up what each did, and take once what means the same in each', async () => {
+    const pools = await watchOf(poolsWith([levelOf(kmeId('kme-b'), 5, 6)]))
+    const start = (available: boolean, failuresInARow: number) =>
+      createMetrics({
+        version: '1',
+        pools,
+        links: { statuses: () => [link] },
+        alarms: { active: () => [] },
+        peers: {
+          named: () => undefined,
+          statuses: () => [{ kmeId: kmeId('kme-b'), url: 'https://b', available, lastAnswerAgeMs: undefined, failuresInARow }],
+        },
+      })
+    const processes = [start(true, 0), start(false, 3)]
+    processes[0]!.addKeysIssued(3)
+    processes[1]!.addKeysIssued(4)
+    // As between processes.
+    const values = JSON.parse(JSON.stringify(await Promise.all(processes.map((metrics) => metrics.values())))) as object[][]
+    const page = (await aggregateMetrics(values)).split('\n')
+    expect(page).toEqual(
+      expect.arrayContaining([
+        'kme_keys_issued_total 7',
+        'kme_info{version="1"} 1',
+        'kme_pool_keys{peer="kme-b",issuer="mine"} 5',
+        'kme_link_up{link="a-b",peer="kme-b"} 1',
+        'kme_link_blocks_agreed{link="a-b",peer="kme-b"} 7',
+        'kme_peer_available{peer="kme-b"} 0',
+        'kme_peer_failures_in_a_row{peer="kme-b"} 3',
+      ]),
+    )
   })
 })

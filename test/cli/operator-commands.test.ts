@@ -16,6 +16,16 @@ const KME = {
   probes: [{ name: 'database', ok: true }],
   peers: { configured: 1, available: 1 },
   links: { configured: 1, up: 0 },
+  processes: [
+    {
+      processId: '2f1e46bb-5b7e-4f8e-9d8a-8d1f5bb8a001',
+      host: 'site-a-1',
+      pid: 17,
+      startedAt: '2030-01-01T00:00:00.000Z',
+      seenAgeMs: 400,
+      duties: ['link:a-b', 'upkeep'],
+    },
+  ],
 }
 const POOL = {
   kmeId: 'kme-b',
@@ -142,11 +152,17 @@ describe('lists', () => {
 })
 
 describe('kme status', () => {
-  it('shows the KME with its pools, links and peers', async () => {
+  it('shows the KME with its pools, links, peers and processes', async () => {
     const ran = await run('status')
     expect(ran.status).toBe(0)
-    for (const text of ['kme-a: ready, version 1.2.3, up for 2 h', 'kme-b  256 bits', 'connection refused', 'kme-b.example'])
-      expect(ran.stdout).toContain(text)
+    const texts = [
+      'kme-a: ready, version 1.2.3, up for 2 h',
+      'kme-b  256 bits',
+      'connection refused',
+      'kme-b.example',
+      'site-a-1',
+    ]
+    for (const text of [...texts, 'link:a-b upkeep']) expect(ran.stdout).toContain(text)
   })
 
   it('exits with 2 and names what fails when the KME is not ready', async () => {

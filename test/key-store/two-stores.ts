@@ -58,6 +58,7 @@ const limits: DeliveryLimits = {
 export interface End {
   readonly kmeId: KmeId
   readonly peerKmeId: KmeId
+  readonly processId: string
   readonly store: KeyStore
   readonly database: Database
 }
@@ -94,15 +95,16 @@ export const openTwoStores = async (): Promise<TwoStores> => {
       argon2Passes: 1,
     })
     const database = options.database?.(real) ?? real
+    const processId = systemRandom.uuid()
     const store = createKeyStore({
       database,
       keyring,
       kmeId,
       unitSizeBits: UNIT_SIZE_BITS,
       retryWindowS: limits.retryWindowS,
-      processId: systemRandom.uuid(),
+      processId,
     })
-    return { kmeId, peerKmeId: kmeId === KME_A ? KME_B : KME_A, store, database: real }
+    return { kmeId, peerKmeId: kmeId === KME_A ? KME_B : KME_A, processId, store, database: real }
   }
 
   return {

@@ -8,7 +8,7 @@ import { Agent, request as httpsRequest } from 'node:https'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import pg from 'pg'
-import { stringify } from 'yaml'
+import { parse, stringify } from 'yaml'
 import { signAdminToken } from '../../src/admin/admin-token.ts'
 import { adminScopes } from '../../src/admin/admin.ts'
 import { compose, type Kme } from '../../src/compose.ts'
@@ -47,6 +47,23 @@ export interface SaeClient {
   close(): void
 }
 
+export interface Ports {
+  readonly sae: number
+  readonly peer: number
+  readonly admin: number
+}
+
+/** A process of a KME (`kme start`). */
+export interface KmeProcess {
+  readonly ports: Ports
+  readonly child: ChildProcess
+  /** What it wrote so far. */
+  log(): string
+  /** kill -9. */
+  kill(): Promise<void>
+  stop(): Promise<void>
+}
+
 export interface NetworkOptions {
   /** Settings that replace the defaults below `keys`. */
   readonly keys?: Record<string, number>
@@ -71,6 +88,8 @@ export interface NetworkOptions {
   readonly logRequests?: boolean
   /** Run each KME as a process of its own (`kme start`), so that it can be killed. Its log is in the directory. */
   readonly processes?: boolean
+  /** More arguments of `kme start`, such as `--workers 2`. */
+  readonly processArgs?: readonly string[]
   /** Databases to use; clones of the test template if left out. */
   readonly createDatabase?: (name: string) => Promise<TestDatabase>
 }
@@ -116,7 +135,7 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
   await devices.start()
 
   const names: readonly KmeName[] = ['kme-a', 'kme-b']
-  const ports = new Map<KmeName, { sae: number; peer: number; admin: number }>()
+  const ports = new Map<KmeName, Ports>()
   const databases = new Map<KmeName, TestDatabase>()
   const configs = new Map<KmeName, string>()
   for (const name of names) {
@@ -171,34 +190,60 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
 
   const running = new Map<KmeName, Pick<Kme, 'stop'>>()
   const processes = new Map<KmeName, ChildProcess>()
-  const startProcess = async (name: KmeName): Promise<void> => {
-    const config = file(`${name}.yaml`, configs.get(name)!)
-    const log = openSync(join(directory, `${name}.log`), 'a')
+  const spawned: KmeProcess[] = []
+  /** @param tag tells its configuration and its log apart from those of other processes of this KME. */
+  const spawnKme = async (
+    name: KmeName,
+    settings: string,
+    { tag = '', args = [] }: { tag?: string; args?: readonly string[] },
+  ): Promise<KmeProcess> => {
+    const config = file(`${name}${tag}.yaml`, settings)
+    const logFile = join(directory, `${name}${tag}.log`)
+    const log = openSync(logFile, 'a')
     // A KME must not outlive a test run that is killed.
-    const child = spawn(process.execPath, ['src/cli/kme.ts', 'start', '--config', config, '--stop-with-parent'], {
+    const child = spawn(process.execPath, ['src/cli/kme.ts', 'start', '--config', config, '--stop-with-parent', ...args], {
       env: { ...process.env, DATABASE_URL: databases.get(name)!.url },
       stdio: ['pipe', 'pipe', log],
     })
-    const output = child.stdout!
-    await new Promise<void>((resolve, reject) => {
-      let text = ''
-      output.on('data', (chunk: Buffer) => {
-        writeFileSync(log, chunk)
-        text += chunk.toString('utf8')
-        if (text.includes('"listening"')) resolve()
-      })
-      child.once('exit', () =>
-        reject(new Error(`${name} did not start: ${readFileSync(join(directory, `${name}.log`), 'utf8').slice(-2000)}`)),
-      )
-    })
     const ended = once(child, 'exit')
-    processes.set(name, child)
-    running.set(name, {
+    const own: Omit<KmeProcess, 'ports'> = {
+      child,
+      log: () => readFileSync(logFile, 'utf8'),
+      kill: async () => {
+        child.kill('SIGKILL')
+        await ended
+      },
       stop: async () => {
+        child.kill('SIGCONT')
         child.kill('SIGTERM')
         await ended
       },
+    }
+    const line = await new Promise<string>((resolve, reject) => {
+      let text = ''
+      child.stdout!.on('data', (chunk: Buffer) => {
+        writeFileSync(log, chunk)
+        text += chunk.toString('utf8')
+        const listening = text.split('\n').find((each) => each.includes('"event":"listening"') && each.endsWith('}'))
+        if (listening !== undefined) resolve(listening)
+      })
+      child.once('exit', () => reject(new Error(`${name} did not start: ${own.log().slice(-2000)}`)))
     })
+    const { sae, peer, admin } = JSON.parse(line) as Ports
+    const started: KmeProcess = { ...own, ports: { sae, peer, admin } }
+    spawned.push(started)
+    return started
+  }
+  const startProcess = async (name: KmeName): Promise<void> => {
+    const started = await spawnKme(name, configs.get(name)!, { args: options.processArgs ?? [] })
+    processes.set(name, started.child)
+    running.set(name, started)
+  }
+  /** Starts another process of the same KME: same database, listeners of its own. */
+  const startAnother = (name: KmeName, args: readonly string[] = []): Promise<KmeProcess> => {
+    const settings = parse(configs.get(name)!) as Record<'saeApi' | 'peerApi' | 'adminApi', { port: number }>
+    for (const api of ['saeApi', 'peerApi', 'adminApi'] as const) settings[api].port = 0
+    return spawnKme(name, stringify(settings), { tag: `-${spawned.length}`, args })
   }
   /** Whether the process of a KME is gone, for whatever reason. */
   const hasEnded = (name: KmeName): boolean => {
@@ -229,9 +274,11 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
 
   const clients: SaeClient[] = []
   /** @param id the SAE named in the certificate; @param kme where it connects to. */
-  const sae = async (id: string, kme: KmeName = HOMES[id] ?? 'kme-a'): Promise<SaeClient> => {
+  const sae = (id: string, kme: KmeName = HOMES[id] ?? 'kme-a'): Promise<SaeClient> => saeAt(ports.get(kme)!, id)
+  /** @param at where it connects to, such as another process of its KME. */
+  const saeAt = async (at: Ports, id: string): Promise<SaeClient> => {
     const { certificatePem, privateKeyPem } = await authorities.issue({ profile: 'sae', id })
-    return clientOf(ports.get(kme)!.sae, { cert: certificatePem, key: privateKeyPem })
+    return clientOf(at.sae, { cert: certificatePem, key: privateKeyPem })
   }
   const clientOf = (port: number, credentials: { cert?: string; key?: string }): SaeClient => {
     const agent = new Agent({ keepAlive: true, maxSockets: 1 })
@@ -275,7 +322,8 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
     clients.push(client)
     return client
   }
-  const admin = async (kme: KmeName): Promise<SaeClient> => {
+  const admin = (kme: KmeName): Promise<SaeClient> => adminAt(ports.get(kme)!)
+  const adminAt = async (at: Ports): Promise<SaeClient> => {
     const token = await signAdminToken({
       privateKeyPem: tokenKeys.privateKey,
       subject: 'tester',
@@ -284,7 +332,7 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
       clock: systemClock,
       random: systemRandom,
     })
-    const plain = clientOf(ports.get(kme)!.admin, {})
+    const plain = clientOf(at.admin, {})
     const authorization = { authorization: `Bearer ${token}` }
     return {
       ...plain,
@@ -304,7 +352,7 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
   }
   const stopAll = async (): Promise<void> => {
     clients.forEach((client) => client.close())
-    await Promise.all(names.map(stop))
+    await Promise.all([...names.map(stop), ...spawned.map((one) => one.stop())])
     await devices.stop()
     for (const database of databases.values()) await database.drop()
     rmSync(directory, { recursive: true, force: true })
@@ -321,9 +369,12 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
     stop,
     kill,
     hasEnded,
+    startAnother,
     sae,
+    saeAt,
     clientOf,
     admin,
+    adminAt,
     query,
     [Symbol.asyncDispose]: stopAll,
   }
