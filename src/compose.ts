@@ -47,7 +47,7 @@ import { createPoolHistory } from './key-pool/prisma-pool-history.ts'
 import { recordPools } from './key-pool/record-pools.ts'
 import { createRedisKeyPool } from './key-pool/redis-key-pool.ts'
 import { createPoolWatch } from './key-pool/watch-pools.ts'
-import { expireKeys } from './key-store/expire-keys.ts'
+import { expireKeys, forgetDestroyedKeys } from './key-store/expire-keys.ts'
 import { createKeyStore } from './key-store/prisma-key-store.ts'
 import { createDriver } from './link/driver-catalog.ts'
 import { createLocalSource } from './link/fill-local-pool.ts'
@@ -418,6 +418,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     loop(database.listen('kme_changes', (table) => (table === 'duty' ? processes.wake() : saes.notice()), signal))
     const keepParts = { pool, store, clock, log: log.slice('key-pool') }
     loop(rebuildWhenInDoubt(keepParts, signal))
+    loop(forgetDestroyedKeys({ store, clock, log: log.slice('key-store') }, signal))
     // What one process does for all of them.
     const keepUp = async (held: AbortSignal): Promise<void> => {
       await Promise.all([

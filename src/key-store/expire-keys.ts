@@ -1,4 +1,4 @@
-/** Ends what waits past its time, again and again. */
+/** Ends what waits past its time, and forgets what is gone, again and again. */
 import type { Clock } from '../kernel/clock.ts'
 import type { Logger } from '../kernel/log.ts'
 import type { KeyStore } from './key-store.ts'
@@ -17,6 +17,22 @@ export const expireKeys = async (
       parts.onExpired((await parts.store.expire()).expiredKeys)
     } catch (error) {
       parts.log.warn({ error }, 'expired keys could not be ended; trying again')
+    }
+  }
+}
+
+/** What one process uses up every other has in memory for a while: each process runs this until `signal` aborts. */
+export const forgetDestroyedKeys = async (
+  { store, clock, log }: { store: KeyStore; clock: Clock; log: Logger },
+  signal: AbortSignal,
+): Promise<void> => {
+  while (!signal.aborted) {
+    await clock.sleep(INTERVAL_MS, signal)
+    if (signal.aborted) return
+    try {
+      await store.forgetDestroyed()
+    } catch (error) {
+      log.warn({ error }, 'keys of blocks that are used up could not be looked for; trying again')
     }
   }
 }

@@ -210,4 +210,6 @@ export interface KeyStore {
   // Upkeep
   /** Ends what is past its time: held keys nobody fetched, retry windows. */
   expire(): Promise<{ readonly expiredKeys: number }>
+  /** Keys of blocks that another process used up leave the memory of this one. */
+  forgetDestroyed(): Promise<void>
 }

@@ -1,4 +1,4 @@
-/** Upkeep of the store: what waits past its time ends, its units with it, and keys of used-up blocks leave memory. */
+/** Upkeep of the store: what waits past its time ends, its units with it. */
 import type { Database } from '../database/database.ts'
 import type { AssignmentId } from '../kernel/identifiers.ts'
 import type { KeyStore, UnitRun } from './key-store.ts'
@@ -6,7 +6,7 @@ import { appendAudit, finishUnits, masksIn, type BlockParts } from './prisma-blo
 
 const ASSIGNMENTS_AT_ONCE = 500
 
-export const expireMethods = ({ database, reader }: BlockParts): Pick<KeyStore, 'expire'> => ({
+export const expireMethods = ({ database, reader }: BlockParts): Pick<KeyStore, 'expire' | 'forgetDestroyed'> => ({
   expire: async () => {
     let expiredKeys = 0
     for (;;) {
@@ -14,9 +14,9 @@ export const expireMethods = ({ database, reader }: BlockParts): Pick<KeyStore, 
       expiredKeys += ended.expiredKeys
       if (ended.assignments < ASSIGNMENTS_AT_ONCE) break
     }
-    await reader.forgetDestroyed()
     return { expiredKeys }
   },
+  forgetDestroyed: reader.forgetDestroyed,
 })
 
 const expireSome = (database: Database): Promise<{ assignments: number; expiredKeys: number }> =>
