@@ -17,7 +17,7 @@ export interface ReplenishPoolsParts {
   readonly ceilings: PoolCeilings
   readonly sources: readonly ReplenishSource[]
   readonly alarms: Alarms
-  readonly audit: AuditLog
+  readonly audit: Pick<AuditLog, 'append'>
   readonly clock: Clock
   readonly random: Random
   readonly log: Logger
@@ -54,7 +54,10 @@ export const createReplenisher = (parts: ReplenishPoolsParts): RunningReplenishe
 
   const sourcesOf = (peerKmeId: KmeId): readonly Asked[] => all.filter(({ source }) => source.peerKmeId === peerKmeId)
   const tryAgainNow = (peerKmeId: KmeId): void => {
-    for (const asked of sourcesOf(peerKmeId)) asked.nextTryAtMs = 0
+    for (const asked of sourcesOf(peerKmeId)) {
+      asked.nextTryAtMs = 0
+      asked.backOff.succeeded()
+    }
   }
   ceilings.onAsk(tryAgainNow)
 

@@ -2,8 +2,8 @@
 import type { KmeId, LinkId } from '../kernel/identifiers.ts'
 import type { PeerDirectory } from '../peer/peer.ts'
 import type { Lending } from './lend-units.ts'
-import type { RunningLinks } from './link-directory.ts'
-import type { ReplenishSource } from './link.ts'
+
+import type { LinkDirectory, ReplenishSource } from './link.ts'
 
 /** Ends that have about the same do not lend to and fro. */
 const LOAN_UNITS_MIN = 128
@@ -13,7 +13,7 @@ const LOAN_UNITS_MAX = 4096
 export const createLinkSource = (parts: {
   readonly linkId: LinkId
   readonly peerKmeId: KmeId
-  readonly links: RunningLinks
+  readonly links: LinkDirectory
 }): ReplenishSource => ({
   name: `link ${parts.linkId}`,
   peerKmeId: parts.peerKmeId,

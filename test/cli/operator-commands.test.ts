@@ -151,6 +151,75 @@ describe('lists', () => {
   })
 })
 
+describe('kme pool', () => {
+  const point = { fromMs: Date.parse('2030-01-01T00:00:00Z'), mineMin: 4, mineLast: 5, theirsMin: 5, theirsLast: 5 }
+  const flow = { offered: 3, taken: 2, refused: 1 }
+  const HISTORY = {
+    kmeId: 'site/b',
+    bucketS: 10,
+    points: [
+      { ...point, ...flow },
+      { ...point, mineLast: 0, theirsLast: 5, ...flow },
+    ],
+  }
+
+  it('history draws levels and flows', async () => {
+    kme.answer(({ path }) => checked('GET', path, 200, HISTORY))
+    const ran = await run('pool', 'history', 'site/b', '--hours', '24')
+    expect(ran.status).toBe(0)
+    expect(ran.stdout).toMatch(/2030-01-01T00:00:00Z +5 +5 +4 +3 +2 +1 +#{20}\n2030-01-01T00:00:00Z +0 +5 +4 +3 +2 +1 +#{10}$/m)
+    const asked = new URL(kme.asked[0]!.path, kme.url)
+    expect(asked.pathname).toBe('/api/v1/pools/site%2Fb/history')
+    expect(Math.abs(Date.now() - 24 * 3_600_000 - Number(asked.searchParams.get('fromMs')))).toBeLessThan(60_000)
+    expect(JSON.parse((await run('pool', 'history', 'site/b', '--json')).stdout)).toEqual(HISTORY)
+  })
+
+  it('history says so when there is none', async () => {
+    kme.answer(({ path }) => checked('GET', path, 200, { ...HISTORY, points: [] }))
+    expect((await run('pool', 'history', 'site/b')).stdout).toContain('Nothing is recorded')
+  })
+
+  it('replenish asks for what was wished and says what each source did', async () => {
+    const answer = {
+      kmeId: 'kme-b',
+      ceilingKeys: 500,
+      sources: [
+        { source: 'link a-b', outcome: 'asked', keyCount: 0, reason: null },
+        { source: 'loan', outcome: 'failed', keyCount: 0, reason: 'the other KME does not answer' },
+      ],
+    }
+    kme.answer(({ path }) => checked('POST', path, 200, answer))
+    const ran = await run('pool', 'replenish', 'kme-b', '--keys', '500')
+    expect(ran.stdout).toContain('loan      failed   0     the other KME does not answer')
+    expect(kme.asked[0]).toMatchObject({ method: 'POST', path: '/api/v1/pools/kme-b/replenish', body: '{"upToKeys":500}' })
+    await run('pool', 'replenish', 'kme-b')
+    expect(kme.asked[1]?.body).toBe('{}')
+  })
+
+  it('watch shows each list that comes until the KME ends the stream', async () => {
+    const lists = [{ pools: [POOL] }, { pools: [{ ...POOL, state: 'exhausted' }] }]
+    const body = lists.map((list) => `event: pools\ndata: ${JSON.stringify(list)}\n\n: still here\n\n`).join('')
+    kme.answer({ status: 200, headers: { 'content-type': 'text/event-stream' }, body: `retry: 2000\n\n${body}` })
+    const ran = await run('pool', 'watch')
+    expect(ran.status).toBe(0)
+    expect(ran.stdout.match(/kme-b +256 bits +(low|exhausted)/g)).toHaveLength(2)
+    const lines = (await run('pool', 'watch', '--json')).stdout.trim().split('\n')
+    expect(lines.map((line) => JSON.parse(line) as object)).toEqual(lists)
+    expect(kme.asked[0]).toMatchObject({ path: '/api/v1/pools/events', headers: { accept: 'text/event-stream' } })
+  })
+
+  it('watch exits with 2 when there is no stream to be had', async () => {
+    kme.answer({
+      status: 503,
+      headers: { 'content-type': 'application/problem+json', 'retry-after': '10' },
+      body: JSON.stringify({ type: 'about:blank', title: 'Service Unavailable', status: 503, detail: 'service unavailable' }),
+    })
+    const ran = await run('pool', 'watch')
+    expect(ran.status).toBe(2)
+    expect(ran.stderr).toContain('try again in 10 s')
+  })
+})
+
 describe('kme status', () => {
   it('shows the KME with its pools, links, peers and processes', async () => {
     const ran = await run('status')
