@@ -18,6 +18,8 @@ export interface RecordPoolsParts {
 
 const INTERVAL_MS = 1000
 const PRUNE_INTERVAL_MS = 60_000
+/** A pool that has just been set up is empty for a while, and nobody need be called for that. */
+const FIRST_FILL_MS = 15_000
 const ALARMING = ['low', 'critical', 'exhausted'] as const
 
 /** Until `signal` aborts. */
@@ -25,12 +27,16 @@ export const recordPools = async (parts: RecordPoolsParts, signal: AbortSignal):
   const { watch, history, alarms, clock, log } = parts
   /** What this process last told; at first it does not know what the one before it told. */
   const told = new Map<KmeId, PoolState>()
-  let pruneAtMs = clock.monotonicMs()
+  const startedMs = clock.monotonicMs()
+  let pruneAtMs = startedMs
   let isWritten = true
 
   const tell = (report: PoolReport): void => {
     const { peerKmeId } = report.level
     const { state } = report.health
+    // What the pool holds at first may still be on its way.
+    const mayBeNew = !told.has(peerKmeId) && clock.monotonicMs() - startedMs < FIRST_FILL_MS
+    if (state === 'exhausted' && mayBeNew) return
     if (told.get(peerKmeId) === state) return
     told.set(peerKmeId, state)
     for (const one of ALARMING) if (one !== state) alarms.clear(`pool.${one}:${peerKmeId}`)

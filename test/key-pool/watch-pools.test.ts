@@ -130,6 +130,16 @@ describe('the process that records pools', () => {
     expect(text).toContain('kme pool replenish kme-b')
   })
 
+  it('calls nobody for a pool that is just being filled for the first time, and does when it stays empty', async () => {
+    const world = createPoolWorld()
+    world.set({ peerKmeId: PEER, mine: 0 })
+    await recording(world)
+    await world.pass(10)
+    expect(names(world)).toEqual([])
+    await world.pass(10)
+    expect(names(world)).toEqual(['pool.exhausted:kme-b'])
+  })
+
   it('sets right what the process before it had told', async () => {
     const world = createPoolWorld()
     world.set({ peerKmeId: PEER, mine: 500 })
@@ -141,6 +151,7 @@ describe('the process that records pools', () => {
   it('alarms also while the history cannot be written, and writes again when it can', async () => {
     const recorder = await recording()
     recorder.isAway = true
+    await change(recorder.world, 500)
     await change(recorder.world, 0)
     expect(names(recorder.world)).toEqual(['pool.exhausted:kme-b'])
     expect(recorder.recorded).toEqual([])
