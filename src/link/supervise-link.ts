@@ -103,9 +103,10 @@ export const superviseLink = (parts: SuperviseLinkParts): SupervisedLink => {
     for (;;) {
       const level = await pool.level(peerKmeId)
       const ceilingKeys = ceilings.ceilingKeys(peerKmeId)
-      const stored = level.mine + level.theirs + (await unitsPending())
-      if (stored + unitsOfLastBlock <= ceilingKeys || signal.aborted) return
-      ceilings.full(peerKmeId, ceilingKeys)
+      const stored = level.mine + level.theirs
+      if (stored + (await unitsPending()) + unitsOfLastBlock <= ceilingKeys || signal.aborted) return
+      // Blocks that are not agreed yet may be discarded; only what is in the pool fills it.
+      if (stored + unitsOfLastBlock > ceilingKeys) ceilings.full(peerKmeId, ceilingKeys)
       await clock.sleep(ROOM_INTERVAL_MS, signal)
     }
   }

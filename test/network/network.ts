@@ -67,6 +67,8 @@ export interface KmeProcess {
 export interface NetworkOptions {
   /** Settings that replace the defaults below `keys`. */
   readonly keys?: Record<string, number>
+  /** The settings below `pools`, at both KMEs. */
+  readonly pools?: object
   /** The settings below `quotas`, at both KMEs. */
   readonly quotas?: object
   /** The settings below `sharing`, at both KMEs. */
@@ -177,6 +179,7 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
         links: [
           { id: 'a-b', peer: other, driver: 'tcp', port: name === 'kme-a' ? devices.ports.a : devices.ports.b, creditBlocks: 8 },
         ],
+        ...(options.pools !== undefined && { pools: options.pools }),
         ...(options.quotas !== undefined && { quotas: options.quotas }),
         ...(options.sharing !== undefined && { sharing: options.sharing }),
         ...(options.alarms !== undefined && { alarms: options.alarms }),
