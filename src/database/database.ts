@@ -1,5 +1,6 @@
 /** PostgreSQL: one connection pool, a Prisma client over it for ordinary queries, and plain parameterised SQL for the
  *  statements that decide about keys. */
+import { types } from 'node:util'
 import { PrismaPg } from '@prisma/adapter-pg'
 import pg from 'pg'
 import { PrismaClient } from '../generated/prisma/client.ts'
@@ -42,7 +43,7 @@ const UNKNOWN_CLASSES = ['08', '53', '57P', '58', 'XX']
 /** Errors after which the outcome of a statement is not known: the connection went away under it. */
 export const outcomeUnknown = (error: unknown): boolean => {
   if (error instanceof pg.DatabaseError) return UNKNOWN_CLASSES.some((known) => error.code?.startsWith(known) === true)
-  return error instanceof Error && !(error instanceof Unavailable)
+  return types.isNativeError(error) && !(error instanceof Unavailable)
 }
 
 /** SQLSTATE of an error of PostgreSQL, undefined for others. */
@@ -53,11 +54,15 @@ export const violatedConstraint = (error: unknown): string | undefined =>
   error instanceof pg.DatabaseError ? error.constraint : undefined
 
 const READ_ONLY = '25006'
+const TIMED_OUT = '57014'
 const REPEATABLE = new Set(['40001', '40P01', '55P03'])
 const REPEATS_MAX = 5
 /** Whoever has waited so long, for a lock say, does not begin anew. */
 const REPEAT_WITHIN_MS = 1000
 const REPEAT_PAUSE_MS = 10
+
+/** Whether PostgreSQL gave up for want of time or because of others, and not for what the statement says. */
+export const isContention = (error: unknown): boolean => REPEATABLE.has(sqlState(error) ?? '') || sqlState(error) === TIMED_OUT
 
 /** Runs `work` again when PostgreSQL says that only bad timing was wrong with it: a few times, each after a longer pause that is
  *  never the same for two. */

@@ -1,5 +1,5 @@
 /** Rows and SQL that the issuing and the holding side of an assignment share. */
-import { outcomeUnknown, sqlState } from '../database/database.ts'
+import { isContention, outcomeUnknown, sqlState } from '../database/database.ts'
 import type { AssignmentId, BlockId, KeyId, KmeId } from '../kernel/identifiers.ts'
 import type { Assignment } from './key-store.ts'
 import type { MaterialRequest, OpenBlocks } from './prisma-open-blocks.ts'
@@ -8,9 +8,12 @@ import { OverlappingUnits } from './unit-bits.ts'
 /** Batches of one kind under way at once: while one waits for the disk, the next is being prepared. */
 export const LANES = 2
 
-/** Whether a statement over several requests may be repeated request by request. */
+/** Whether a statement over several requests may be repeated request by request: one of them may be what was wrong with it. One that
+ *  waited in vain would wait again for each of them. */
 export const separable = (error: unknown): boolean =>
-  error instanceof OverlappingUnits || error instanceof RangeError || (sqlState(error) !== undefined && !outcomeUnknown(error))
+  error instanceof OverlappingUnits ||
+  error instanceof RangeError ||
+  (sqlState(error) !== undefined && !outcomeUnknown(error) && !isContention(error))
 
 /** SQL: assignments from one JSON array. */
 export const insertAssignments = (parameter: number): string => `

@@ -13,6 +13,8 @@ import { databaseUrl, type TestDatabase } from './test-database.ts'
 export interface OwnPostgresOptions {
   /** An empty directory for the server; one of its own if left out. */
   readonly directory?: string
+  /** A free port if left out. */
+  readonly port?: number
   /** Lines for postgresql.conf. */
   readonly settings?: readonly string[]
   /** false turns fsync off; on if left out. */
@@ -26,7 +28,7 @@ export type OwnPostgres = Awaited<ReturnType<typeof startOwnPostgres>>
 export const startOwnPostgres = async (options: OwnPostgresOptions = {}) => {
   const directory = options.directory ?? (await mkdtemp(join(tmpdir(), 'openkme-postgres-')))
   await mkdir(directory, { recursive: true })
-  const settings = { directory, port: await freePort(), durable: options.durable ?? true }
+  const settings = { directory, port: options.port ?? (await freePort()), durable: options.durable ?? true }
   let server = await startEmbeddedPostgres(settings)
   const dataDirectory = join(directory, 'data')
   const configure = (lines: readonly string[]): Promise<void> =>
