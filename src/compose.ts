@@ -41,6 +41,7 @@ import { systemRandom, type Random } from './kernel/random.ts'
 import type { SecretBytes } from './kernel/secret-bytes.ts'
 import { accountOf, toSharePolicy } from './key-pool/accounts.ts'
 import { comparePool, rebuildWhenInDoubt } from './key-pool/keep-pool.ts'
+import { withoutShares } from './key-pool/share-out.ts'
 import { createMemoryKeyPool } from './key-pool/memory-key-pool.ts'
 import { createPoolCeilings } from './key-pool/prisma-pool-ceilings.ts'
 import { createPoolHistory } from './key-pool/prisma-pool-history.ts'
@@ -51,6 +52,7 @@ import { expireKeys, forgetDestroyedKeys } from './key-store/expire-keys.ts'
 import { createKeyStore } from './key-store/prisma-key-store.ts'
 import { createDriver } from './link/driver-catalog.ts'
 import { createLocalSource } from './link/fill-local-pool.ts'
+import { createFallbackSource } from './link/fallback-source.ts'
 import { createLending } from './link/lend-units.ts'
 import { createLinkDirectory } from './link/link-directory.ts'
 import { mountLinkPeerApi } from './link/peer-routes.ts'
@@ -136,6 +138,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       retryWindowS: config.keys.retryWindowS,
       processId: processes.processId,
       clock,
+      acceptsFallback: (peerKmeId) => config.pools.fallback.some(({ peer }) => peer === peerKmeId),
     })
     const saes = createSaeDirectory({ database, clock, log: log.slice('delivery') })
     await saes.seed(config.saes)
@@ -233,6 +236,13 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     )
     ceilings.onAsk(links.wake)
     const lending = createLending({ ...linkParts, lendFloorUnits: config.keys.lendFloor })
+    const fallback = createFallbackSource({
+      ...linkParts,
+      allowed: config.pools.fallback,
+      line: createMemoryKeyPool({ policy: withoutShares, clock }),
+      alarms,
+      audit,
+    })
     const localSource = createLocalSource(linkParts)
     const replenisher = createReplenisher({
       ...linkParts,
@@ -280,14 +290,20 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
         if (unitCount > 0) raiseKeysBurnt(alarms, unitCount)
       },
     })
-    const getKey = makeGetKey({ ...deliveryParts, settlement, borrow: lending.borrow, retryAfterS: poolWatch.retryAfterS })
+    const getKey = makeGetKey({
+      ...deliveryParts,
+      settlement,
+      borrow: lending.borrow,
+      takeFallback: fallback.take,
+      retryAfterS: poolWatch.retryAfterS,
+    })
     const getStatus = makeGetStatus({ ...deliveryParts, databaseAnswers: saes.isCurrent })
     const getKeyWithKeyIds = makeGetKeyWithKeyIds({ store })
     const acceptAssignment = makeAcceptAssignment(deliveryParts)
     const admitRequest = makeAdmitRequest({
       quotas: createQuotas(config.quotas),
       redis,
-      keyPrefix: `openkme:${kmeId}:quota`,
+      keyPrefix: `openkme:${kmeId}:${keyring.name}:quota`,
       processCount: () => processes.alive().length,
       onRefused: metrics.countQuotaRefused,
       clock,
@@ -330,8 +346,11 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
           admitRequest,
           limits,
           log: log.slice('delivery'),
-          onDelivered: (method, keyCount) =>
-            method === 'enc_keys' ? metrics.addKeysIssued(keyCount) : metrics.addKeysDelivered(keyCount),
+          onDelivered: (method, keyCount, fallbackKeyCount) => {
+            if (method === 'enc_keys') metrics.addKeysIssued(keyCount)
+            else metrics.addKeysDelivered(keyCount)
+            metrics.addFallbackKeys(method === 'enc_keys' ? 'issued' : 'delivered', fallbackKeyCount)
+          },
         })
       },
     })
@@ -348,7 +367,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
         )
         mountHello(app, { kmeId, unitSizeBits })
         mountDeliveryPeerApi(app, { acceptAssignment, store, pool, log: log.slice('delivery') })
-        mountLinkPeerApi(app, { links, lending, audit })
+        mountLinkPeerApi(app, { links, fallback, lending, audit })
       },
     })
     const readiness = createReadiness({
@@ -408,6 +427,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     if (redis !== undefined) loop(redis.watch(signal))
     loop(peers.watch(signal))
     loop(links.run(signal))
+    loop(fallback.run(signal))
     loop(settlement.run(signal))
     loop(poolWatch.run(signal))
     loop(ceilings.run(signal))

@@ -28,6 +28,8 @@ export interface Metrics extends OwnMetrics {
   addKeysDelivered(count: number): void
   addKeysBurnt(count: number): void
   addKeysExpired(count: number): void
+  /** Of those issued or delivered. */
+  addFallbackKeys(event: 'issued' | 'delivered', count: number): void
   /** @param kind which quota was used up. */
   countQuotaRefused(kind: string): void
   addAlarmNoticesGivenUp(count: number): void
@@ -53,6 +55,12 @@ export const createMetrics = (parts: MetricsParts): Metrics => {
   const delivered = new Counter({ name: 'kme_keys_delivered_total', help: 'Keys delivered to slave SAEs', registers })
   const burnt = new Counter({ name: 'kme_keys_burnt_total', help: 'Keys given up because their fate is in doubt', registers })
   const expired = new Counter({ name: 'kme_keys_expired_total', help: 'Keys no slave SAE asked for in time', registers })
+  const fallback = new Counter({
+    name: 'kme_fallback_keys_total',
+    help: 'Keys that came from the fallback source and not from QKD, among those issued and those delivered',
+    labelNames: ['event'] as const,
+    registers,
+  })
   const quotaRefused = new Counter({
     name: 'kme_quota_refused_total',
     help: 'Requests refused because a quota of their SAE or pair was used up',
@@ -77,6 +85,7 @@ export const createMetrics = (parts: MetricsParts): Metrics => {
     addKeysDelivered: (count) => delivered.inc(count),
     addKeysBurnt: (count) => burnt.inc(count),
     addKeysExpired: (count) => expired.inc(count),
+    addFallbackKeys: (event, count) => fallback.inc({ event }, count),
     countQuotaRefused: (kind) => quotaRefused.inc({ kind }),
     addAlarmNoticesGivenUp: (count) => givenUp.inc(count),
   }

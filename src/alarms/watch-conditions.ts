@@ -52,7 +52,12 @@ const GRACE_MS = 10_000
 const DAY_MS = 86_400_000
 
 /** How long an incident stays raised, by the first word of its name. */
-const incidentsLastMs: Readonly<Record<string, number>> = { 'link.qber': 300_000, 'keys.burnt': 600_000 }
+const incidentsLastMs: Readonly<Record<string, number>> = {
+  'link.qber': 300_000,
+  'keys.burnt': 600_000,
+  'pool.fallback': 300_000,
+  'pool.fallback-refused': 300_000,
+}
 
 /** A block was refused because of its error rate. */
 export const raiseQber = (

@@ -286,8 +286,9 @@ interface WellFormedParts {
   readonly listeners: readonly { readonly name: string; readonly host?: string | undefined; readonly port?: number | undefined }[]
   readonly keys: Partial<Config['keys']>
   readonly sharing: Config['sharing'] | undefined
-  readonly pools: Partial<Omit<Config['pools'], 'perPeer'>>
+  readonly pools: Partial<Omit<Config['pools'], 'perPeer' | 'fallback'>>
   readonly perPeer: readonly Partial<Config['pools']['perPeer'][number]>[]
+  readonly fallback: readonly Partial<Config['pools']['fallback'][number]>[]
   readonly peers: readonly Partial<Config['peers'][number]>[]
   readonly links: readonly Partial<Config['links'][number]>[]
   readonly saes: readonly Partial<Config['saes'][number]>[]
@@ -326,6 +327,9 @@ const wellFormedParts = (written: unknown): WellFormedParts => {
     perPeer: asList(asObject(writtenPools)['perPeer']).map((entry) =>
       wellFormedMembers(pools.shape.perPeer.unwrap().element, entry),
     ),
+    fallback: asList(asObject(writtenPools)['fallback']).map((entry) =>
+      wellFormedMembers(pools.shape.fallback.unwrap().element, entry),
+    ),
     peers: asList(peers).map((entry) => wellFormedMembers(peer, entry)),
     links: asList(links).map((entry) => wellFormedMembers(tcpLink, entry)),
     saes: asList(saes).map((entry) => wellFormedMembers(sae, entry)),
@@ -358,6 +362,7 @@ const crossCheck = (parts: WellFormedParts): string[] => [
   ...checkLinks(parts),
   ...checkSaes(parts.saes),
   ...checkQuotas(parts),
+  ...checkFallback(parts),
   ...twice('alarms.webhooks', 'url', parts.webhooks, ({ url }) => url),
 ]
 
@@ -399,6 +404,25 @@ const checkPools = ({ kmeId: own, keys: { maxStored, localStored }, pools: all, 
     faults.push(...checkMarks(`pools.perPeer[${i}]`, isLocal ? (localStored as number) : maxStored, settled))
   })
   return faults
+}
+
+/** Their link ID must be one, and both KMEs put it together alike. */
+const FALLBACK_IDS_MAX = 54
+
+const checkFallback = ({ kmeId: own, fallback, peers, links }: WellFormedParts): string[] => {
+  const known = allIds(peers)
+  return [
+    ...fallback.flatMap(({ peer: id }, i) => {
+      if (id === undefined) return []
+      if (known?.has(id) === false) return [`pools.fallback[${i}].peer: ${id} is not among the peers`]
+      if (id.length + (own?.length ?? 0) <= FALLBACK_IDS_MAX) return []
+      return [`pools.fallback[${i}].peer: the IDs of the two KMEs have more than ${FALLBACK_IDS_MAX} characters together`]
+    }),
+    ...twice('pools.fallback', 'peer', fallback, ({ peer: id }) => id),
+    ...links.flatMap(({ id }, i) =>
+      id?.startsWith('fallback:') === true ? [`links[${i}].id: no link is called fallback:...`] : [],
+    ),
+  ]
 }
 
 /** The marks of one pool. The pool of keys between SAEs of this KME is small and has marks of its own. */

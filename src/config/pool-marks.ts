@@ -22,6 +22,17 @@ export const poolsSchema = <Peer extends z.ZodType>(peer: Peer) =>
     historyDays: z.int().min(1).max(3650).default(90),
     /** Marks of single pools; the KME's own ID names the pool of keys between its own SAEs. */
     perPeer: z.array(z.strictObject({ peer, ...marks })).default([]),
+    /** Peers whose SAEs may be given keys that are not from QKD when the pool is exhausted. Counts only when both KMEs want it. */
+    fallback: z
+      .array(
+        z.strictObject({
+          peer,
+          /** The KME of the master makes the keys and sends them to the peer over the KME-to-KME channel. */
+          source: z.literal('peer-channel'),
+          maxKeysPerS: z.int().min(1).max(100_000),
+        }),
+      )
+      .default([]),
   })
 
 export interface WrittenMarks {

@@ -52,7 +52,9 @@ const answerTo = async (
   }
   const held = { ...assignment, ttlS: Math.min(assignment.ttlS, parts.limits.heldForS) }
   const answer = await parts.store.hold(caller, held, commitment)
-  if (answer.outcome === 'held') await parts.pool.adjustTheirs(caller, -unitCountOf(assignment.units))
+  if (answer.outcome === 'held') {
+    await parts.pool.adjustTheirs(caller, (answer.fallbackUnits ?? 0) - unitCountOf(assignment.units))
+  }
   return answer
 }
 

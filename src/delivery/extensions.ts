@@ -9,15 +9,24 @@ export interface RequestExtensions {
   readonly requestId: string | undefined
   /** Whether the request insists on it. */
   readonly requestIdIsMandatory: boolean
+  /** `openkme_source`: the request insists on keys from QKD and takes none of the fallback source. Where it does not insist, QKD
+   *  comes first anyway. */
+  readonly qkdOnly: boolean
 }
 
-type Reader = (value: unknown) => Partial<RequestExtensions>
+export const NO_EXTENSIONS: RequestExtensions = { requestId: undefined, requestIdIsMandatory: false, qkdOnly: false }
+
+type Reader = (value: unknown, isMandatory: boolean) => Partial<RequestExtensions>
 
 const readers: Readonly<Record<string, Reader>> = {
-  openkme_request_id: (value) => {
+  openkme_request_id: (value, isMandatory) => {
     const requestId = typeof value === 'string' ? parseAssignmentId(value) : undefined
     if (requestId === undefined) throw new BadRequest([{ parameter: 'openkme_request_id', reason: 'shall be a UUID' }])
-    return { requestId }
+    return { requestId, requestIdIsMandatory: isMandatory }
+  },
+  openkme_source: (value, isMandatory) => {
+    if (value !== 'qkd') throw new BadRequest([{ parameter: 'openkme_source', reason: 'shall be "qkd"' }])
+    return { qkdOnly: isMandatory }
   },
 }
 
@@ -34,13 +43,13 @@ export const readExtensions = (mandatory: unknown, optional: unknown): RequestEx
       'not all extension_mandatory parameters are supported',
     )
   }
-  let extensions: RequestExtensions = { requestId: undefined, requestIdIsMandatory: false }
+  let extensions = NO_EXTENSIONS
   for (const [name, value] of parameters(optional, 'extension_optional')) {
     const reader = Object.hasOwn(readers, name) ? readers[name] : undefined
-    if (reader !== undefined) extensions = { ...extensions, ...reader(value) }
+    if (reader !== undefined) extensions = { ...extensions, ...reader(value, false) }
   }
   for (const [name, value] of wanted) {
-    extensions = { ...extensions, ...readers[name]?.(value), requestIdIsMandatory: true }
+    extensions = { ...extensions, ...readers[name]?.(value, true) }
   }
   return extensions
 }

@@ -38,6 +38,8 @@ export interface GetKeyParts {
   readonly retryAfterS: (peerKmeId: KmeId, missingKeys: number) => number
   /** Whom the pool counts a request for. */
   readonly accountOf: (masterSaeId: SaeId, slaveSaeId: SaeId) => Account
+  /** Units of the fallback source, for a peer whose pool is exhausted. Undefined where it is off, or gives none now. */
+  readonly takeFallback: (peerKmeId: KmeId, unitCount: number) => Promise<readonly UnitRun[] | undefined>
   readonly random: Random
   readonly log: Logger
 }
@@ -45,6 +47,7 @@ export interface GetKeyParts {
 /** After how many seconds an SAE should ask again. */
 const RETRY_NO_LINK_S = 60
 const RETRY_PEER_S = 2
+const OPTIONS_NOT_MET = 'not all extension_mandatory request options could be met'
 /** How often stale hints of the pool are skipped before the request is given up. */
 const CLAIM_ATTEMPTS = 4
 
@@ -55,6 +58,7 @@ interface Wanted {
   readonly number: number
   readonly sizeBits: number
   readonly requestId: string | undefined
+  readonly qkdOnly: boolean
 }
 
 export type GetKey = (masterSaeId: SaeId, slave: string, request: KeyRequest) => Promise<DeliveredKeys>
@@ -67,7 +71,9 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
   const getKey: GetKey = async (masterSaeId, slave, request) => {
     const { slaveSaeIds, targetKmeId } = routeToSlaves(parts.directory, masterSaeId, slave, request.additionalSlaveSaeIds)
     const { number, sizeBits, extensions } = request
-    const wanted: Wanted = { masterSaeId, slaveSaeIds, targetKmeId, number, sizeBits, requestId: extensions.requestId }
+    // No link joins two SAEs at one KME: their keys come from the system's random source.
+    if (extensions.qkdOnly && targetKmeId === kmeId) throw new BadRequest(undefined, OPTIONS_NOT_MET)
+    const wanted: Wanted = { masterSaeId, slaveSaeIds, targetKmeId, number, sizeBits, ...extensions }
     if (extensions.requestId === undefined) return deliverFresh(wanted)
     return deliverOnce(wanted, extensions.requestId, extensions.requestIdIsMandatory)
   }
@@ -96,12 +102,11 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
       }
       const material = prior === 'spent' ? undefined : await store.reopen(prior)
       if (prior === 'spent' || material === undefined) {
-        throw new BadRequest(
-          undefined,
-          mandatory
-            ? 'not all extension_mandatory request options could be met'
-            : 'not all extension_optional request options handled',
-        )
+        throw new BadRequest(undefined, mandatory ? OPTIONS_NOT_MET : 'not all extension_optional request options handled')
+      }
+      if (wanted.qkdOnly && material.fallbackKeys.size > 0) {
+        material.bytes.wipe()
+        throw new BadRequest(undefined, OPTIONS_NOT_MET)
       }
       return toDelivered(prior.assignment, material)
     } finally {
@@ -128,27 +133,32 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
   /** Tries hints of the pool until the store grants a claim. Hints the store refused are dropped: they were stale. */
   const tryClaims = async <T>(wanted: Wanted, claim: (assignment: Assignment) => Promise<T | 'conflict'>) => {
     for (let attempt = 1; attempt <= CLAIM_ATTEMPTS; attempt += 1) {
-      const units = await takeUnits(wanted)
+      const { units, fromFallback } = await takeUnits(wanted)
       const assignment = toAssignment(wanted, units)
       const claimed = await claim(assignment)
       if (claimed !== 'conflict') return { assignment, claimed }
+      // Units of the fallback source that another process was quicker to use; they are in no pool.
+      if (fromFallback) continue
       log.warn({ aid: assignment.aid, targetKmeId: wanted.targetKmeId }, 'pool hints were stale')
       pool.doubt(wanted.targetKmeId)
     }
     throw new Unavailable()
   }
 
-  const takeUnits = async (wanted: Wanted): Promise<readonly UnitRun[]> => {
+  /** From the pool, else borrowed, else of the fallback source; never some of each, so that one unit does not mark many keys. */
+  const takeUnits = async (wanted: Wanted): Promise<{ units: readonly UnitRun[]; fromFallback: boolean }> => {
     const unitCount = unitCountOf(wanted)
     const target = wanted.targetKmeId
     const account = parts.accountOf(wanted.masterSaeId, wanted.slaveSaeIds[0] as SaeId)
     for (let attempt = 1; ; attempt += 1) {
       const taken = await pool.take(target, account, unitCount)
-      if ('units' in taken) return taken.units
+      if ('units' in taken) return { units: taken.units, fromFallback: false }
       // Several requests may share one loan; whoever finds it used up asks for another.
       const mayBorrow = target !== kmeId && attempt <= CLAIM_ATTEMPTS
-      if (!mayBorrow || !(await parts.borrow(target, taken.missing)))
-        throw new KeysExhausted(parts.retryAfterS(target, taken.missing))
+      if (mayBorrow && (await parts.borrow(target, taken.missing))) continue
+      const units = wanted.qkdOnly || target === kmeId ? undefined : await parts.takeFallback(target, unitCount)
+      if (units === undefined) throw new KeysExhausted(parts.retryAfterS(target, taken.missing))
+      return { units, fromFallback: true }
     }
   }
 
@@ -186,7 +196,7 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
     })
     try {
       await agreeWithPeer(peer, assignment, claimed)
-      await commitIssue(peer, assignment, wanted.requestId)
+      await commitIssue(peer, assignment, wanted.requestId, claimed.material.fallbackKeys.size > 0)
     } catch (error) {
       claimed.material.bytes.wipe()
       throw error
@@ -242,9 +252,14 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
     throw new PeerUnavailable(RETRY_PEER_S)
   }
 
-  const commitIssue = async (peer: PeerKme, assignment: Assignment, requestId: string | undefined): Promise<void> => {
+  const commitIssue = async (
+    peer: PeerKme,
+    assignment: Assignment,
+    requestId: string | undefined,
+    fromFallback: boolean,
+  ): Promise<void> => {
     try {
-      await store.issue({ peerKmeId: peer.kmeId, assignment, requestId, retryWindowS: limits.retryWindowS })
+      await store.issue({ peerKmeId: peer.kmeId, assignment, requestId, retryWindowS: limits.retryWindowS, fromFallback })
     } catch (error) {
       // The commit may have happened although its answer was lost. Only the database can say.
       if ((await parts.settlement.abort(assignment.aid, 'the issue was not confirmed')) !== 'issued') {
@@ -257,7 +272,11 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
 }
 
 const toDelivered = (assignment: Assignment, material: KeyMaterial): DeliveredKeys => ({
-  keys: assignment.keyIds.map((keyId) => ({ keyId, sizeBits: assignment.sizeBits })),
+  keys: assignment.keyIds.map((keyId, position) => ({
+    keyId,
+    sizeBits: assignment.sizeBits,
+    fromFallback: material.fallbackKeys.has(position),
+  })),
   bytes: material.bytes,
 })
 

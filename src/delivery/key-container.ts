@@ -7,7 +7,7 @@ import type { KeyId } from '../kernel/identifiers.ts'
 import type { SecretBytes } from '../kernel/secret-bytes.ts'
 
 export interface DeliveredKeys {
-  readonly keys: readonly { readonly keyId: KeyId; readonly sizeBits: number }[]
+  readonly keys: readonly { readonly keyId: KeyId; readonly sizeBits: number; readonly fromFallback: boolean }[]
   /** The keys one after the other. */
   readonly bytes: SecretBytes
 }
@@ -16,27 +16,30 @@ const OPEN = Buffer.from('{"keys":[', 'latin1')
 const KEY_ID = Buffer.from('{"key_ID":"', 'latin1')
 const KEY = Buffer.from('","key":"', 'latin1')
 const END_OF_KEY = Buffer.from('"}', 'latin1')
+/** Marks a key that does not come from QKD alone. */
+const END_OF_FALLBACK_KEY = Buffer.from('","key_extension":{"openkme_source":"fallback"}}', 'latin1')
 const CLOSE = Buffer.from(']}', 'latin1')
 const COMMA = 0x2c
 const KEY_ID_BYTES = 36
 
 /** The JSON text of a Key container. Wipes the keys it was given. */
 export const toKeyContainer = ({ keys, bytes }: DeliveredKeys): Buffer => {
-  const perKey = KEY_ID.length + KEY_ID_BYTES + KEY.length + END_OF_KEY.length
+  const perKey = KEY_ID.length + KEY_ID_BYTES + KEY.length
+  const endOf = (fromFallback: boolean): Buffer => (fromFallback ? END_OF_FALLBACK_KEY : END_OF_KEY)
   let length = OPEN.length + CLOSE.length + keys.length - 1
-  for (const { sizeBits } of keys) length += perKey + base64Length(sizeBits / 8)
+  for (const { sizeBits, fromFallback } of keys) length += perKey + base64Length(sizeBits / 8) + endOf(fromFallback).length
   const container = Buffer.allocUnsafeSlow(length)
   bytes.use((source) => {
     let at = OPEN.copy(container, 0)
     let read = 0
-    keys.forEach(({ keyId, sizeBits }, i) => {
+    keys.forEach(({ keyId, sizeBits, fromFallback }, i) => {
       if (i > 0) container[at++] = COMMA
       at += KEY_ID.copy(container, at)
       at += container.write(keyId, at, 'latin1')
       at += KEY.copy(container, at)
       at = writeBase64(container, at, source, read, read + sizeBits / 8)
       read += sizeBits / 8
-      at += END_OF_KEY.copy(container, at)
+      at += endOf(fromFallback).copy(container, at)
     })
     CLOSE.copy(container, at)
   })

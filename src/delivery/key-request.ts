@@ -4,7 +4,7 @@
 import { BadRequest } from '../kernel/errors.ts'
 import { parseKeyId, parseSaeId, type KeyId, type SaeId } from '../kernel/identifiers.ts'
 import type { DeliveryLimits } from './delivery.ts'
-import { readExtensions, type RequestExtensions } from './extensions.ts'
+import { NO_EXTENSIONS, readExtensions, type RequestExtensions } from './extensions.ts'
 
 export interface KeyRequest {
   readonly number: number
@@ -46,8 +46,6 @@ export const parseKeyRequest = (body: Record<string, unknown> | undefined, limit
     extensions,
   }
 }
-
-const NO_EXTENSIONS: RequestExtensions = { requestId: undefined, requestIdIsMandatory: false }
 
 /** The GET form: `number` and `size` only, as decimal strings. */
 export const parseKeyQuery = (query: ReadonlyMap<string, string>, limits: DeliveryLimits): KeyRequest => {

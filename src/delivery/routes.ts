@@ -24,7 +24,7 @@ export interface DeliveryRoutesParts {
   readonly limits: DeliveryLimits
   readonly log: Logger
   /** Counts keys for metrics. */
-  readonly onDelivered: (method: 'enc_keys' | 'dec_keys', keyCount: number) => void
+  readonly onDelivered: (method: 'enc_keys' | 'dec_keys', keyCount: number, fallbackKeyCount: number) => void
 }
 
 /** /api/v1/keys/{SAE ID}/...: the segment that names the other SAE. */
@@ -39,7 +39,7 @@ export const mountDeliveryApi = (app: Express, parts: DeliveryRoutesParts): void
   const deliver = (request: Request, response: Response, method: 'enc_keys' | 'dec_keys', delivered: DeliveredKeys): void => {
     const { saeId } = callerSae(request)
     const keyCount = delivered.keys.length
-    parts.onDelivered(method, keyCount)
+    parts.onDelivered(method, keyCount, delivered.keys.filter((key) => key.fromFallback).length)
     sendKeyContainer(response, toKeyContainer(delivered), () =>
       log.warn({ saeId, method, keyCount }, 'delivery unconfirmed: the connection closed before the keys were sent'),
     )

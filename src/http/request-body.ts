@@ -2,6 +2,7 @@
  *  body is a valid Key request for one default key (ETSI GS QKD 014, clause 6.2). */
 import type { IncomingMessage } from 'node:http'
 import { BadRequest } from '../kernel/errors.ts'
+import { SecretBytes } from '../kernel/secret-bytes.ts'
 import { parseStrictJson } from './strict-json.ts'
 import type { JsonLimits } from './strict-json.ts'
 
@@ -53,6 +54,31 @@ export const readBody = (req: IncomingMessage, maxBytes = DEFAULT_MAX_BYTES): Pr
     if (Number(req.headers['content-length'] ?? 0) > maxBytes) return refuse()
     req.on('data', take)
     req.on('end', () => resolve(chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks, length)))
+    req.on('error', refuse)
+    req.on('close', () => {
+      if (!req.readableEnded) refuse()
+    })
+  })
+
+/** The body as key material: it is in no buffer but the one returned.
+ *  @throws BadRequest when it is not labelled as plain bytes, its length is not announced, over `maxBytes` or wrong. */
+export const readSecretBody = (req: IncomingMessage, maxBytes: number): Promise<SecretBytes> =>
+  new Promise((resolve, reject) => {
+    const length = Number(req.headers['content-length'])
+    const isPlain = req.headers['content-type'] === 'application/octet-stream' && req.headers['transfer-encoding'] === undefined
+    if (!isPlain || !(length > 0) || length > maxBytes) return reject(new BadRequest())
+    const bytes = Buffer.allocUnsafeSlow(length)
+    let read = 0
+    const refuse = (): void => {
+      bytes.fill(0)
+      reject(new BadRequest())
+    }
+    req.on('data', (chunk: Buffer) => {
+      read += chunk.copy(bytes, read)
+      chunk.fill(0)
+    })
+    // The parser lets no more through than was announced.
+    req.on('end', () => (read === length ? resolve(SecretBytes.adopt(bytes)) : refuse()))
     req.on('error', refuse)
     req.on('close', () => {
       if (!req.readableEnded) refuse()

@@ -28,6 +28,9 @@ export interface SharePolicy {
   readonly accounts: ReadonlyMap<Account, AccountShare>
 }
 
+/** Everybody takes what is there. */
+export const withoutShares: SharePolicy = { fairUnits: 0, emergencyUnits: 0, activeMs: 0, accounts: new Map() }
+
 export const ORDINARY: AccountShare = { floorUnits: 0, weight: 1, emergency: false }
 
 /** What is kept aside in one pool. */

@@ -14,7 +14,15 @@ export interface UnitRun {
 }
 
 /** Which units of a new block this KME issues; the other end issues the rest. */
-export type IssuedHere = 'even' | 'odd' | 'all'
+export type IssuedHere = 'even' | 'odd' | 'all' | 'none'
+
+/** The link ID of blocks that one KME made and sent to the other: the fallback source. They come from no QKD link, and how
+ *  secret they are rests on the channel they were sent through. Equal at both ends. */
+export const fallbackLinkId = (one: KmeId, other: KmeId): LinkId => `fallback:${[one, other].sort().join(':')}` as LinkId
+
+/** A link whose ID begins like this is no link. */
+export const FALLBACK_LINK_PREFIX = 'fallback:'
+export const isFallback = (linkId: string): boolean => linkId.startsWith(FALLBACK_LINK_PREFIX)
 
 export interface NewBlock {
   readonly blockId: BlockId
@@ -52,6 +60,8 @@ export interface KeyMaterial {
   readonly sizeBits: number
   readonly count: number
   readonly bytes: SecretBytes
+  /** Which of the keys hold units of the fallback source, by position. */
+  readonly fallbackKeys: ReadonlySet<number>
 }
 
 /** Everything both KMEs must agree on before keys leave either of them. */
@@ -81,7 +91,8 @@ export interface Claim {
 }
 
 export type HoldAnswer =
-  | { readonly outcome: 'held'; readonly confirmation: Buffer }
+  /** `fallbackUnits`: so many of the units were in no pool, but came from the fallback source. */
+  | { readonly outcome: 'held'; readonly confirmation: Buffer; readonly fallbackUnits?: number }
   /** `units-unavailable`: unknown, taken or not issued by the caller. `block-pending`: the block is here, but its agreement
    *  is not finished at this end. `different`: same units, other bytes. */
   | {
@@ -95,6 +106,8 @@ export interface Issue {
   /** The client's own ID for this request (extension openkme_request_id). */
   readonly requestId: string | undefined
   readonly retryWindowS: number
+  /** Whether a key holds units of the fallback source; goes into the audit record. */
+  readonly fromFallback?: boolean
 }
 
 export interface UnsettledReservation {
@@ -113,7 +126,7 @@ export interface FetchRequest {
 
 /** Keys in the order asked for, all of equal or different sizes. */
 export interface FetchedKeys {
-  readonly keys: readonly { readonly keyId: KeyId; readonly sizeBits: number }[]
+  readonly keys: readonly { readonly keyId: KeyId; readonly sizeBits: number; readonly fromFallback: boolean }[]
   /** The keys' bytes one after the other, in the same order. */
   readonly bytes: SecretBytes
 }
@@ -123,7 +136,7 @@ export interface PriorIssue {
   readonly peerKmeId: KmeId
 }
 
-/** Counts for status, metrics and the ledger, per peer KME. */
+/** Counts for status, metrics and the ledger, per peer KME. Blocks of the fallback source are not among them. */
 export interface StoreCounts {
   readonly peerKmeId: KmeId
   readonly blocksPending: number
@@ -147,12 +160,13 @@ export interface KeyStore {
   release(blockId: BlockId): Promise<AvailableUnits | undefined>
   /** INGESTED to DESTROYED: the two ends do not hold the same block. */
   discard(blockId: BlockId, reason: string): Promise<boolean>
-  /** Every unit usable now, block by block, oldest first. */
+  /** Every unit usable now, block by block, oldest first; none of the fallback source. */
   availableUnits(): AsyncIterable<AvailableUnits>
   counts(): Promise<readonly StoreCounts[]>
   /** Some units that this KME may issue to the peer now, at least `unitCount` where there are so many, block by block.
-   *  @param order blocks come in another order for each value, so that callers who choose for themselves seldom meet. */
-  freeUnits(peerKmeId: KmeId, unitCount: number, order: string): Promise<readonly AvailableUnits[]>
+   *  @param order blocks come in another order for each value, so that callers who choose for themselves seldom meet.
+   *  @param source `links` if left out: all but those of the fallback source. */
+  freeUnits(peerKmeId: KmeId, unitCount: number, order: string, source?: 'links' | 'fallback'): Promise<readonly AvailableUnits[]>
 
   // Issuing KME
   /** AVAILABLE to RESERVED, all or none. `conflict` when a unit is not free: the pool's hint was stale. */
@@ -172,7 +186,8 @@ export interface KeyStore {
   /** Reservations to settle with the peer: those this process made and no longer works on (`own`), and all of processes that are
    *  dead (`dead`). Never one of another process that is alive: that process settles it. */
   unsettled(of?: 'own' | 'dead' | 'all'): Promise<readonly UnsettledReservation[]>
-  /** Back to AVAILABLE, by rule R1 (nothing was sent) or R2 (the peer voided the assignment for ever). */
+  /** Back to AVAILABLE, by rule R1 (nothing was sent) or R2 (the peer voided the assignment for ever). The units that are the
+   *  pool's again: none of the fallback source. */
   giveBack(aid: AssignmentId, rule: 'R1' | 'R2'): Promise<readonly UnitRun[]>
   /** To BURNT: its units will never be issued. How many units that were. */
   burn(aid: AssignmentId, reason: string): Promise<number>
@@ -187,7 +202,7 @@ export interface KeyStore {
     peerKmeId: KmeId,
     aid: AssignmentId,
   ): Promise<{ outcome: 'voided'; freedTheirs: number } | { outcome: 'released' }>
-  /** The peer burnt units it issued: nobody will ever need them here. How many were still free. */
+  /** The peer burnt units it issued: nobody will ever need them here. How many were still free in the pool. */
   retire(peerKmeId: KmeId, units: readonly UnitRun[]): Promise<number>
   /** Method "Get key with key IDs", all or none. The commit happens before this resolves.
    *  @throws Unauthorized when the caller is not among the slaves of a key that exists (clause 5.4).

@@ -7,7 +7,14 @@ import type { BlockId, KmeId, LinkId } from '../kernel/identifiers.ts'
 import type { SecretBytes } from '../kernel/secret-bytes.ts'
 import { blockTag } from './commitment.ts'
 import { placeName, sealUnit, TAG_KEY_BYTES, TAG_KEY_INDEX, type BlockPlace } from './key-envelope.ts'
-import type { AvailableUnits, KeyStore, NewBlock, StoreCounts, UnitRun } from './key-store.ts'
+import {
+  FALLBACK_LINK_PREFIX,
+  type AvailableUnits,
+  type KeyStore,
+  type NewBlock,
+  type StoreCounts,
+  type UnitRun,
+} from './key-store.ts'
 import { joinUnits, type BlockReader } from './prisma-open-blocks.ts'
 import { masksOf, unitsIn } from './unit-bits.ts'
 
@@ -17,6 +24,19 @@ export interface BlockParts {
   readonly reader: BlockReader
   readonly kmeId: KmeId
   readonly unitSizeBits: number
+}
+
+/** SQL: whether a block is of the fallback source. Such blocks are in no pool. */
+export const OF_FALLBACK = `starts_with(link_id, '${FALLBACK_LINK_PREFIX}')`
+
+/** How many units of the runs are in blocks that are not of the fallback source. */
+export const countPoolUnits = async (statements: Statements, runs: readonly UnitRun[]): Promise<number> => {
+  const rows = await statements.query<{ block_id: BlockId }>(
+    `SELECT block_id FROM key_block WHERE block_id = ANY($1::uuid[]) AND ${OF_FALLBACK}`,
+    [runs.map((run) => run.blockId)],
+  )
+  const others = new Set(rows.map((row) => row.block_id))
+  return runs.reduce((sum, { blockId, units }) => sum + (others.has(blockId) ? 0 : units.length), 0)
 }
 
 /** SQL: ends units for good. When it was the last of a block, its material and data key go with it.
@@ -195,7 +215,7 @@ export const blockMethods = ({ database, keyring, reader, kmeId, unitSizeBits }:
     for (;;) {
       const rows = await database.query<UnitsRow & { ingested_at: Date }>(
         `SELECT block_id, peer_kme_id, unit_size_bits, (mine & ~taken)::text AS mine, bit_count(~mine & ~taken)::int AS theirs, ingested_at
-         FROM key_block WHERE state = 'AVAILABLE' AND unit_size_bits = $1 AND bit_count(taken) < unit_count
+         FROM key_block WHERE state = 'AVAILABLE' AND unit_size_bits = $1 AND bit_count(taken) < unit_count AND NOT ${OF_FALLBACK}
            AND (date_trunc('milliseconds', ingested_at), block_id) > ($2::timestamptz, $3::uuid)
          ORDER BY date_trunc('milliseconds', ingested_at), block_id LIMIT $4`,
         [unitSizeBits, after.at, after.blockId, pageMax],
@@ -207,14 +227,15 @@ export const blockMethods = ({ database, keyring, reader, kmeId, unitSizeBits }:
     }
   },
 
-  freeUnits: async (peerKmeId, unitCount, order) => {
+  freeUnits: async (peerKmeId, unitCount, order, source = 'links') => {
     const rows = await database.query<UnitsRow>(
       `SELECT block_id, peer_kme_id, unit_size_bits, mine::text AS mine, theirs
        FROM (SELECT block_id, peer_kme_id, unit_size_bits, mine & ~taken AS mine, bit_count(~mine & ~taken)::int AS theirs,
                sum(bit_count(mine & ~taken)) OVER (ORDER BY md5(block_id::text || $3)) - bit_count(mine & ~taken) AS units_before
-             FROM key_block WHERE state = 'AVAILABLE' AND unit_size_bits = $1 AND peer_kme_id = $2 AND bit_count(mine & ~taken) > 0) b
+             FROM key_block WHERE state = 'AVAILABLE' AND unit_size_bits = $1 AND peer_kme_id = $2 AND bit_count(mine & ~taken) > 0
+               AND ${OF_FALLBACK} = $5::boolean) b
        WHERE units_before < $4`,
-      [unitSizeBits, peerKmeId, order, unitCount],
+      [unitSizeBits, peerKmeId, order, unitCount, source === 'fallback'],
     )
     return rows.map(toAvailable)
   },
@@ -228,7 +249,7 @@ export const blockMethods = ({ database, keyring, reader, kmeId, unitSizeBits }:
          coalesce(sum(bit_count(~mine & ~taken)) FILTER (WHERE state = 'AVAILABLE'), 0)::int AS theirs,
          (SELECT coalesce(sum(jsonb_array_length(run -> 'units')), 0)::int FROM reservation r, jsonb_array_elements(r.units) run
             WHERE r.peer_kme_id = b.peer_kme_id AND r.state <> 'BURNT') AS reserved
-       FROM key_block b WHERE state IN ('INGESTED', 'AVAILABLE') GROUP BY peer_kme_id`,
+       FROM key_block b WHERE state IN ('INGESTED', 'AVAILABLE') AND NOT ${OF_FALLBACK} GROUP BY peer_kme_id`,
     )
     return rows.map((row): StoreCounts => ({
       peerKmeId: row.peer_kme_id,
@@ -265,6 +286,7 @@ const toAvailable = (row: UnitsRow): AvailableUnits => ({
 
 const issuedHereBits = (block: NewBlock, unitCount: number): string => {
   if (block.issuedHere === 'all') return '1'.repeat(unitCount)
+  if (block.issuedHere === 'none') return '0'.repeat(unitCount)
   const pair = block.issuedHere === 'even' ? '10' : '01'
   return pair.repeat(Math.ceil(unitCount / 2)).slice(0, unitCount)
 }

@@ -8,7 +8,7 @@ import type { Clock } from '../kernel/clock.ts'
 import type { AssignmentId, KeyId, SaeId } from '../kernel/identifiers.ts'
 import { SecretBytes } from '../kernel/secret-bytes.ts'
 import type { AssignmentState } from './key-states.ts'
-import type { FetchedKeys, FetchRequest, KeyStore, UnitRun } from './key-store.ts'
+import type { FetchedKeys, FetchRequest, KeyMaterial, KeyStore, UnitRun } from './key-store.ts'
 import { finishUnits, type BlockParts } from './prisma-blocks.ts'
 import { separable, unitCountIn } from './prisma-assignment-rows.ts'
 import { joinUnits, unitsPerKey, type MaterialRequest } from './prisma-open-blocks.ts'
@@ -54,6 +54,12 @@ interface LookedUp extends Record<string, unknown> {
 interface Share {
   readonly held: LookedUp
   readonly positions: number[]
+}
+
+interface Granted {
+  readonly request: FetchRequest
+  readonly shares: readonly Share[]
+  readonly fromFallback: boolean
 }
 
 /** What a batch does to one assignment. */
@@ -110,7 +116,7 @@ export const fetchMethods = (parts: FetchParts): Pick<KeyStore, 'fetch'> => {
 
     // Only what could be opened is marked as fetched, and each request is decided again in turn: a request before it in
     // this batch may have been granted the same key.
-    const granted: { request: FetchRequest; shares: Share[] }[] = []
+    const granted: Granted[] = []
     requests.forEach((request, i) => {
       const shares = decisions[i] as Share[] | Error
       const answer = answers[i] as FetchedKeys | Error
@@ -123,7 +129,7 @@ export const fetchMethods = (parts: FetchParts): Pick<KeyStore, 'fetch'> => {
         return
       }
       for (const share of shares) markFetched(request, share, changes)
-      granted.push({ request, shares })
+      granted.push({ request, shares, fromFallback: answer.keys.some((key) => key.fromFallback) })
     })
     if (granted.length === 0) return answers
     const changed = [...changes.values()].filter((change) => change.fetched !== change.before)
@@ -145,10 +151,7 @@ export const fetchMethods = (parts: FetchParts): Pick<KeyStore, 'fetch'> => {
     count: positions.length,
   })
 
-  const commit = async (
-    granted: readonly { request: FetchRequest; shares: readonly Share[] }[],
-    changed: readonly Change[],
-  ): Promise<void> => {
+  const commit = async (granted: readonly Granted[], changed: readonly Change[]): Promise<void> => {
     const finished = changed.flatMap(({ held, before, fetched }) => {
       const ended: number[] = []
       for (let position = 0; position < held.key_count; position += 1) {
@@ -166,7 +169,7 @@ export const fetchMethods = (parts: FetchParts): Pick<KeyStore, 'fetch'> => {
         changed.map(({ fetched }) => (fetched.includes('0') ? 'ISSUED' : 'DELIVERED')),
         blockIds,
         masks,
-        ...auditColumns(granted.map(({ request, shares }) => deliveredEvent(request, shares, processId))),
+        ...auditColumns(granted.map((one) => deliveredEvent(one, processId))),
       ]),
     )
   }
@@ -274,37 +277,42 @@ const markFetched = (request: FetchRequest, share: Share, changes: ReadonlyMap<A
 }
 
 /** Puts the opened keys of all shares into one buffer in the order the caller asked for them. */
-const openShares = (
-  request: FetchRequest,
-  shares: readonly Share[],
-  open: (share: number) => { sizeBits: number; bytes: SecretBytes },
-): FetchedKeys => {
+const openShares = (request: FetchRequest, shares: readonly Share[], open: (share: number) => KeyMaterial): FetchedKeys => {
   const places = new Map<KeyId, { share: number; at: number; sizeBits: number }>()
   shares.forEach(({ held, positions }, share) => {
     const keyOfPosition = new Map(held.positions.map((position, i) => [position, held.key_ids[i] as KeyId]))
     positions.forEach((position, at) => places.set(keyOfPosition.get(position) as KeyId, { share, at, sizeBits: held.size_bits }))
   })
-  const opened: SecretBytes[] = []
+  const opened: KeyMaterial[] = []
   try {
-    shares.forEach((_, share) => opened.push(open(share).bytes))
-    const keys = request.keyIds.map((keyId) => ({ keyId, sizeBits: (places.get(keyId) as { sizeBits: number }).sizeBits }))
+    shares.forEach((_, share) => opened.push(open(share)))
+    const keys = request.keyIds.map((keyId) => {
+      const { share, at, sizeBits } = places.get(keyId) as { share: number; at: number; sizeBits: number }
+      return { keyId, sizeBits, fromFallback: (opened[share] as KeyMaterial).fallbackKeys.has(at) }
+    })
     const bytes = Buffer.allocUnsafeSlow(keys.reduce((sum, key) => sum + key.sizeBits / 8, 0))
     let written = 0
     for (const { keyId, sizeBits } of keys) {
       const { share, at } = places.get(keyId) as { share: number; at: number }
       const keyBytes = sizeBits / 8
-      ;(opened[share] as SecretBytes).use((all) => all.copy(bytes, written, at * keyBytes, (at + 1) * keyBytes))
+      ;(opened[share] as KeyMaterial).bytes.use((all) => all.copy(bytes, written, at * keyBytes, (at + 1) * keyBytes))
       written += keyBytes
     }
     return { keys, bytes: SecretBytes.adopt(bytes) }
   } finally {
-    for (const bytes of opened) bytes.wipe()
+    for (const { bytes } of opened) bytes.wipe()
   }
 }
 
-const deliveredEvent = (request: FetchRequest, shares: readonly Share[], process: string): AuditEvent => ({
+const deliveredEvent = ({ request, shares, fromFallback }: Granted, process: string): AuditEvent => ({
   event: 'key.delivered',
   actor: `sae:${request.callerSaeId}`,
   outcome: 'done',
-  subject: { master: request.masterSaeId, aids: shares.map(({ held }) => held.aid), keyIds: request.keyIds, process },
+  subject: {
+    master: request.masterSaeId,
+    aids: shares.map(({ held }) => held.aid),
+    keyIds: request.keyIds,
+    process,
+    ...(fromFallback && { source: 'fallback' }),
+  },
 })

@@ -6,9 +6,9 @@ import { KeyDataAccess } from '../kernel/errors.ts'
 import { createBatching } from '../kernel/batching.ts'
 import type { BlockId, KmeId } from '../kernel/identifiers.ts'
 import { assignmentTag } from './commitment.ts'
-import type { Assignment, HoldAnswer, KeyMaterial, KeyStore, UnitRun } from './key-store.ts'
+import { isFallback, type Assignment, type HoldAnswer, type KeyMaterial, type KeyStore, type UnitRun } from './key-store.ts'
 import type { AssignmentState } from './key-states.ts'
-import { appendAudit, finishUnits, masksIn, type BlockParts } from './prisma-blocks.ts'
+import { appendAudit, countPoolUnits, finishUnits, masksIn, type BlockParts } from './prisma-blocks.ts'
 import { joinUnits, unitsPerKey, type OpenBlock, type OpenBlocks, type SealedUnits } from './prisma-open-blocks.ts'
 import {
   assignmentRow,
@@ -45,13 +45,20 @@ SELECT must((SELECT count(*) FROM taken) = cardinality($1::uuid[]), 'hold')`
 
 const UNITS_UNAVAILABLE: HoldAnswer = { outcome: 'refused', reason: 'units-unavailable' }
 
-export const holdMethods = (parts: BlockParts): Pick<KeyStore, 'hold' | 'retire' | 'voidAssignment'> => {
+export interface HoldParts extends BlockParts {
+  /** Whether keys of the fallback source may be shared with this peer. */
+  readonly acceptsFallback: (peerKmeId: KmeId) => boolean
+}
+
+export const holdMethods = (parts: HoldParts): Pick<KeyStore, 'hold' | 'retire' | 'voidAssignment'> => {
   const { database, reader, unitSizeBits } = parts
 
   /** Compares bytes: what this KME would answer if the units are free, or why it refuses. */
   const judge = (request: HoldRequest, blocks: OpenBlocks, sealed: SealedUnits): HoldAnswer => {
     const { assignment, commitment } = request
     const first = blocks.get(assignment.units[0]?.blockId as BlockId) as OpenBlock
+    const fallbackUnits = countFallbackUnits(assignment, blocks)
+    if (fallbackUnits > 0 && !parts.acceptsFallback(request.peerKmeId)) return UNITS_UNAVAILABLE
     let material: KeyMaterial
     try {
       material = joinUnits(blocks, materialOf(assignment), sealed)
@@ -64,7 +71,8 @@ export const holdMethods = (parts: BlockParts): Pick<KeyStore, 'hold' | 'retire'
       if (expected.length !== commitment.length || !timingSafeEqual(expected, commitment)) {
         return { outcome: 'refused', reason: 'different' }
       }
-      return { outcome: 'held', confirmation: assignmentTag(first.tagKey, 'confirm', assignment, material.bytes) }
+      const confirmation = assignmentTag(first.tagKey, 'confirm', assignment, material.bytes)
+      return { outcome: 'held', confirmation, ...(fallbackUnits > 0 && { fallbackUnits }) }
     } finally {
       material.bytes.wipe()
     }
@@ -101,7 +109,7 @@ export const holdMethods = (parts: BlockParts): Pick<KeyStore, 'hold' | 'retire'
           ),
         ),
         ...keyColumns(assignments),
-        ...auditColumns(requests.map(heldEvent)),
+        ...auditColumns(requests.map((request) => heldEvent(request, countFallbackUnits(request.assignment, blocks) > 0))),
       ]),
     )
   }
@@ -185,13 +193,14 @@ export const holdMethods = (parts: BlockParts): Pick<KeyStore, 'hold' | 'retire'
           [blockIds, masks, peerKmeId],
         )
         await statements.query(finishUnits(1, 2), [rows.map((row) => row.block_id), rows.map((row) => row.free)])
-        const count = rows.reduce((sum, row) => sum + unitsIn(row.free).length, 0)
+        const free = rows.map((row) => ({ blockId: row.block_id, units: unitsIn(row.free) }))
+        const count = free.reduce((sum, run) => sum + run.units.length, 0)
         if (count > 0) {
           await appendAudit(statements, [
             { event: 'key.burnt', actor: `kme:${peerKmeId}`, outcome: 'done', subject: { units: count } },
           ])
         }
-        return count
+        return countPoolUnits(statements, free)
       }),
 
     voidAssignment: (peerKmeId, aid) =>
@@ -232,7 +241,7 @@ export const holdMethods = (parts: BlockParts): Pick<KeyStore, 'hold' | 'retire'
           [blockIds, masks],
         )
         await audit('done')
-        return voided(held.units.reduce((sum, run) => sum + run.units.length, 0))
+        return voided(await countPoolUnits(statements, held.units))
       }),
   }
 }
@@ -245,7 +254,10 @@ interface HeldRow extends Record<string, unknown> {
   units: UnitRun[]
 }
 
-const heldEvent = ({ peerKmeId, assignment }: HoldRequest): AuditEvent => ({
+const countFallbackUnits = ({ units }: Assignment, blocks: OpenBlocks): number =>
+  units.reduce((sum, run) => sum + (isFallback(blocks.get(run.blockId)?.place.linkId ?? '') ? run.units.length : 0), 0)
+
+const heldEvent = ({ peerKmeId, assignment }: HoldRequest, fromFallback: boolean): AuditEvent => ({
   event: 'key.held',
   actor: `kme:${peerKmeId}`,
   outcome: 'done',
@@ -255,5 +267,6 @@ const heldEvent = ({ peerKmeId, assignment }: HoldRequest): AuditEvent => ({
     slaves: assignment.slaveSaeIds,
     sizeBits: assignment.sizeBits,
     keyIds: assignment.keyIds,
+    ...(fromFallback && { source: 'fallback' }),
   },
 })

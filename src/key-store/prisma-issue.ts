@@ -79,7 +79,7 @@ keys AS (${insertKeys(7)}),
 audited AS (${insertAudit(10)})
 SELECT must((SELECT count(*) FROM claimed) = cardinality($1::uuid[]), 'claim'), ${SPANS}`
 
-const issuedEvent = ({ peerKmeId, assignment }: Issue): AuditEvent => ({
+const issuedEvent = ({ peerKmeId, assignment, fromFallback }: Issue): AuditEvent => ({
   event: 'key.issued',
   actor: `sae:${assignment.masterSaeId}`,
   outcome: 'done',
@@ -89,6 +89,7 @@ const issuedEvent = ({ peerKmeId, assignment }: Issue): AuditEvent => ({
     slaves: assignment.slaveSaeIds,
     sizeBits: assignment.sizeBits,
     keyIds: assignment.keyIds,
+    ...(fromFallback === true && { source: 'fallback' }),
   },
 })
 

@@ -22,6 +22,8 @@ export interface KeyStoreOptions {
   readonly unitSizeBits: number
   /** How long a request with openkme_request_id may be repeated. */
   readonly retryWindowS: number
+  /** Whether keys of the fallback source may be shared with this peer; never if left out. */
+  readonly acceptsFallback?: (peerKmeId: KmeId) => boolean
   /** A UUID of this process, new at each start. */
   readonly processId: string
   readonly clock?: Clock
@@ -29,7 +31,8 @@ export interface KeyStoreOptions {
 
 export const createKeyStore = (options: KeyStoreOptions): KeyStore => {
   const reader = createBlockReader({ ...options, statements: options.database })
-  const parts = { ...options, reader, working: new Set<AssignmentId>() }
+  const { acceptsFallback = () => false } = options
+  const parts = { ...options, acceptsFallback, reader, working: new Set<AssignmentId>() }
   return {
     ...blockMethods(parts),
     ...issueMethods(parts),

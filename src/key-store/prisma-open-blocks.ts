@@ -6,7 +6,7 @@ import { KeyDataAccess } from '../kernel/errors.ts'
 import type { BlockId, KmeId } from '../kernel/identifiers.ts'
 import { SecretBytes } from '../kernel/secret-bytes.ts'
 import { openUnit, placeName, sealedUnitBytes, TAG_KEY_BYTES, TAG_KEY_INDEX, type BlockPlace } from './key-envelope.ts'
-import type { KeyMaterial, UnitRun } from './key-store.ts'
+import { isFallback, type KeyMaterial, type UnitRun } from './key-store.ts'
 
 /** A block whose keys are open. */
 export interface OpenBlock {
@@ -184,7 +184,13 @@ export const unitsPerKey = (sizeBits: number, unitSizeBits: number): number => M
 export const joinUnits = (blocks: OpenBlocks, request: MaterialRequest, sealed: SealedUnits): KeyMaterial => {
   const keyBytes = request.sizeBits / 8
   const bytes = Buffer.allocUnsafeSlow(keyBytes * request.count)
-  const material: KeyMaterial = { sizeBits: request.sizeBits, count: request.count, bytes: SecretBytes.adopt(bytes) }
+  const fallbackKeys = new Set<number>()
+  const material: KeyMaterial = {
+    sizeBits: request.sizeBits,
+    count: request.count,
+    bytes: SecretBytes.adopt(bytes),
+    fallbackKeys,
+  }
   let written = 0
   let spare: Buffer | undefined
   try {
@@ -194,7 +200,9 @@ export const joinUnits = (blocks: OpenBlocks, request: MaterialRequest, sealed: 
       if (block === undefined || span === undefined) throw new KeyDataAccess()
       const unitBytes = block.unitSizeBits / 8
       const sealedBytes = sealedUnitBytes(block.unitSizeBits)
+      const fromFallback = isFallback(block.place.linkId)
       for (const unit of run.units) {
+        if (fromFallback) fallbackKeys.add(Math.floor(written / keyBytes))
         const at = (unit - span.first) * sealedBytes
         const slice = span.bytes.subarray(at, at + sealedBytes)
         if (slice.length !== sealedBytes) throw new KeyDataAccess()

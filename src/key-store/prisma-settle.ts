@@ -1,9 +1,9 @@
 /** Reservations whose request did not end in an issue: who may say what becomes of them, and the only two ways back. */
 import type { AuditEvent } from '../audit/audit.ts'
-import type { AssignmentId, KmeId } from '../kernel/identifiers.ts'
+import type { AssignmentId, BlockId, KmeId } from '../kernel/identifiers.ts'
 import type { ReservationState } from './key-states.ts'
 import type { KeyStore, UnitRun } from './key-store.ts'
-import { appendAudit, finishUnits, masksIn, type BlockParts } from './prisma-blocks.ts'
+import { appendAudit, finishUnits, masksIn, OF_FALLBACK, type BlockParts } from './prisma-blocks.ts'
 
 type SettleMethods = Pick<KeyStore, 'markAborting' | 'unsettled' | 'giveBack' | 'burn' | 'forgetBurnt'>
 
@@ -18,7 +18,7 @@ export interface SettleParts extends BlockParts {
 }
 
 export const settleMethods = ({ database, processId, working }: SettleParts): SettleMethods => {
-  /** Back to AVAILABLE from one state, with the units that are free again. */
+  /** Back to AVAILABLE from one state, with the units that are free again in the pool. */
   const freeReservation = (aid: AssignmentId, state: ReservationState, event: AuditEvent): Promise<readonly UnitRun[]> => {
     working.delete(aid)
     return database.transaction(async (statements) => {
@@ -29,13 +29,15 @@ export const settleMethods = ({ database, processId, working }: SettleParts): Se
       const units = rows[0]?.units
       if (units === undefined) return []
       const { blockIds, masks } = await masksIn(statements, units)
-      await statements.query(
+      const freed = await statements.query<{ block_id: BlockId; of_fallback: boolean }>(
         `UPDATE key_block b SET taken = b.taken & ~m.mask
-         FROM unnest($1::uuid[], $2::text[]::varbit[]) AS m(block_id, mask) WHERE b.block_id = m.block_id`,
+         FROM unnest($1::uuid[], $2::text[]::varbit[]) AS m(block_id, mask) WHERE b.block_id = m.block_id
+         RETURNING b.block_id, ${OF_FALLBACK} AS of_fallback`,
         [blockIds, masks],
       )
       await appendAudit(statements, [event])
-      return units
+      const others = new Set(freed.filter((row) => row.of_fallback).map((row) => row.block_id))
+      return units.filter((run) => !others.has(run.blockId))
     })
   }
 

@@ -14,7 +14,10 @@ export interface AgreeBlockParts {
   readonly linkId: LinkId
   readonly peerKmeId: KmeId
   readonly store: KeyStore
-  readonly pool: KeyPool
+  /** Where released units go. */
+  readonly pool: Pick<KeyPool, 'offer'>
+  /** Whether this end proposes a block; if left out the KME with the smaller ID proposes all of them. */
+  readonly proposes?: (block: PendingBlock) => boolean
   readonly peers: PeerDirectory
   readonly clock: Clock
   readonly log: Logger
@@ -25,7 +28,9 @@ export interface AgreeBlockParts {
 export interface BlockAgreement {
   /** Something new may be pending. */
   wake(): void
-  /** The proposing or, at the other end, the tidying loop; until `signal` aborts. */
+  /** Proposes a block of this end now. Whether it needs no more proposals. */
+  propose(blockId: BlockId): Promise<boolean>
+  /** Proposes blocks again and again, and tidies up those that the other end should propose, until `signal` aborts. */
   run(signal: AbortSignal): Promise<void>
   /** The other end proposes a block. */
   answer(proposal: BlockProposal): Promise<BlockAnswer>
@@ -42,7 +47,7 @@ const equal = (one: Buffer, other: Buffer): boolean => one.length === other.leng
 
 export const createBlockAgreement = (parts: AgreeBlockParts): BlockAgreement => {
   const { kmeId, linkId, peerKmeId, store, pool, clock, log } = parts
-  const proposes = kmeId < peerKmeId
+  const { proposes = () => kmeId < peerKmeId } = parts
   const unknownSinceMs = new Map<BlockId, number>()
   /** How long the proposer was there while a block waited for its proposal. */
   const unproposedMs = new Map<BlockId, number>()
@@ -111,6 +116,7 @@ export const createBlockAgreement = (parts: AgreeBlockParts): BlockAgreement => 
       pending = true
       wakeUp.abort()
     },
+    propose,
     run: async (signal) => {
       // Another process may have left something.
       pending = true
@@ -120,20 +126,17 @@ export const createBlockAgreement = (parts: AgreeBlockParts): BlockAgreement => 
           if (pending) {
             pending = false
             const blocks = await store.pendingBlocks(linkId)
-            if (proposes) {
-              if (!(await proposeAll(blocks))) pending = true
-            } else {
-              await tidyUp(blocks)
-              if (blocks.length > 0) pending = true
-            }
+            const others = blocks.filter((block) => !proposes(block))
+            if (!(await proposeAll(blocks.filter(proposes)))) pending = true
+            await tidyUp(others)
+            if (others.length > 0) pending = true
           }
         } catch (error) {
           pending = true
           log.warn({ linkId, error }, 'block agreement failed; trying again')
         }
         // A new block ends the pause at once; blocks that must wait are asked about again at the interval.
-        if (!pending || !proposes || !wakeUp.signal.aborted)
-          await clock.sleep(INTERVAL_MS, AbortSignal.any([signal, wakeUp.signal]))
+        if (!pending || !wakeUp.signal.aborted) await clock.sleep(INTERVAL_MS, AbortSignal.any([signal, wakeUp.signal]))
       }
     },
     answer: async ({ blockId, tag }) => {

@@ -4,22 +4,33 @@ import type { AuditLog } from '../audit/audit.ts'
 import { only } from '../http/api-app.ts'
 import { callerKme } from '../http/caller.ts'
 import { sendJson } from '../http/json-response.ts'
-import { readBody } from '../http/request-body.ts'
+import { readBody, readSecretBody } from '../http/request-body.ts'
+import { pathSegment } from '../http/request-target.ts'
+import { BadRequest } from '../kernel/errors.ts'
+import { parseBlockId } from '../kernel/identifiers.ts'
 import type { BlockAnswer } from '../peer/peer.ts'
 import { parsePeerBody, PEER_BODY_BYTES_MAX, peerPaths, readLoanRequest, readProposals, writeBlockAnswer } from '../peer/wire.ts'
 import type { Lending } from './lend-units.ts'
+import { FALLBACK_BLOCK_BYTES_MAX, type FallbackSource } from './fallback-source.ts'
 import type { RunningLinks } from './link-directory.ts'
 
-export const mountLinkPeerApi = (app: Express, parts: { links: RunningLinks; lending: Lending; audit: AuditLog }): void => {
+/** /kme/v1/fallback-blocks/{block}: the segment with the name. */
+const BLOCK_SEGMENT = 3
+
+export const mountLinkPeerApi = (
+  app: Express,
+  parts: { links: RunningLinks; fallback: FallbackSource; lending: Lending; audit: AuditLog },
+): void => {
   only(app, peerPaths.blocks, {
     post: async (request, response) => {
       const { kmeId } = callerKme(request)
       const proposals = readProposals(parsePeerBody(await readBody(request, PEER_BODY_BYTES_MAX)))
       const answers = await Promise.all(
         proposals.map(async (proposal): Promise<BlockAnswer> => {
-          const link = parts.links.find(proposal.linkId, kmeId)
-          if (link !== undefined) return link.agreement.answer(proposal)
-          const subject = { call: 'blocks', linkId: proposal.linkId, reason: 'not a link to this KME' }
+          const { linkId } = proposal
+          const agreement = parts.links.find(linkId, kmeId)?.agreement ?? parts.fallback.agreement(linkId, kmeId)
+          if (agreement !== undefined) return agreement.answer(proposal)
+          const subject = { call: 'blocks', linkId, reason: 'not a link to this KME' }
           await parts.audit.append({ event: 'peer.refused', actor: `kme:${kmeId}`, outcome: 'refused', subject })
           return { outcome: 'unknown' }
         }),
@@ -32,6 +43,15 @@ export const mountLinkPeerApi = (app: Express, parts: { links: RunningLinks; len
       const { kmeId } = callerKme(request)
       const { loanId, unitCount } = readLoanRequest(parsePeerBody(await readBody(request, PEER_BODY_BYTES_MAX)))
       sendJson(response, { units: await parts.lending.lend(kmeId, loanId, unitCount) })
+    },
+  })
+  only(app, peerPaths.fallbackBlocks.replace('{block}', ':block'), {
+    post: async (request, response) => {
+      const { kmeId } = callerKme(request)
+      const name = parseBlockId(pathSegment(request, BLOCK_SEGMENT))
+      if (name === undefined) throw new BadRequest()
+      const key = await readSecretBody(request, FALLBACK_BLOCK_BYTES_MAX)
+      sendJson(response, { outcome: await parts.fallback.accept(kmeId, name, key) })
     },
   })
 }

@@ -21,11 +21,13 @@ import {
 } from './peer.ts'
 import {
   CALLS_PER_REQUEST_MAX,
+  fallbackBlockPath,
   PEER_PROTOCOL,
   peerPaths,
   readAbortAnswers,
   readAssignmentAnswers,
   readBlockAnswers,
+  readFallbackAnswer,
   readHello,
   readLoanAnswer,
   readRetirementAnswers,
@@ -111,8 +113,8 @@ export const createMtlsPeer = (options: MtlsPeerOptions): MtlsPeer => {
     })
   let pool = connect(options.tls)
 
-  /** One request; `undefined` as body is a GET. @throws PeerCallFailed. */
-  const call = async <T>(path: string, body: object | undefined, read: (answer: unknown) => T): Promise<T> => {
+  /** One request; `undefined` as body is a GET, a buffer goes as it is. @throws PeerCallFailed. */
+  const call = async <T>(path: string, body: object | Buffer | undefined, read: (answer: unknown) => T): Promise<T> => {
     // The deadline starts here and covers connecting, waiting and reading.
     const stop = new AbortController()
     const finished = new AbortController()
@@ -122,7 +124,9 @@ export const createMtlsPeer = (options: MtlsPeerOptions): MtlsPeer => {
         path,
         method: body === undefined ? 'GET' : 'POST',
         signal: stop.signal,
-        ...(body !== undefined && { headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) }),
+        ...(Buffer.isBuffer(body)
+          ? { headers: { 'content-type': 'application/octet-stream' }, body }
+          : body !== undefined && { headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) }),
       })
       if (response.statusCode !== 200) {
         await response.body.dump()
@@ -180,6 +184,13 @@ export const createMtlsPeer = (options: MtlsPeerOptions): MtlsPeer => {
     retire: together<Retirement, RetirementAnswer>(peerPaths.retirements, (retirement) => retirement, readRetirementAnswers),
     confirmBlock: together<BlockProposal, BlockAnswer>(peerPaths.blocks, writeProposal, readBlockAnswers),
     requestLoan: (loanId, unitCount) => call(peerPaths.loans, { loanId, unitCount }, readLoanAnswer),
+    sendFallbackBlock: async (name, bytes) => {
+      try {
+        return await call(fallbackBlockPath(name), bytes, readFallbackAnswer)
+      } finally {
+        bytes.fill(0)
+      }
+    },
     status: () => ({
       kmeId,
       url: origin,

@@ -35,6 +35,9 @@ export interface BlockProposal {
 /** `unknown`: the peer's device has not delivered the block (yet). `different`: both ends discard it. */
 export type BlockAnswer = { readonly outcome: 'agreed'; readonly tag: Buffer } | { readonly outcome: 'unknown' | 'different' }
 
+/** `too-many`: not so many just now. `refused`: the peer wants no keys of the fallback source. */
+export type FallbackAnswer = 'stored' | 'too-many' | 'refused'
+
 /** A call that brought no usable answer. */
 export class PeerCallFailed extends Error {
   /** False only when it is certain that not one byte of the call reached the peer. */
@@ -57,6 +60,9 @@ export interface PeerKme {
   confirmBlock(proposal: BlockProposal): Promise<BlockAnswer>
   /** Asks the peer to lend up to `unitCount` units; repeating a loan ID is safe. */
   requestLoan(loanId: string, unitCount: number): Promise<readonly UnitRun[]>
+  /** Sends a block made here.
+   *  @param name a UUID; the sender and it name the block at both ends. @param bytes wiped when this settles. */
+  sendFallbackBlock(name: string, bytes: Buffer): Promise<FallbackAnswer>
 }
 
 export interface PeerStatus {

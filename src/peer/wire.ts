@@ -19,6 +19,7 @@ import type {
   AssignmentOffer,
   BlockAnswer,
   BlockProposal,
+  FallbackAnswer,
   Retirement,
   RetirementAnswer,
 } from './peer.ts'
@@ -32,6 +33,7 @@ export const peerPaths = {
   retirements: '/kme/v1/retirements',
   blocks: '/kme/v1/blocks',
   loans: '/kme/v1/loans',
+  fallbackBlocks: '/kme/v1/fallback-blocks/{block}',
 } as const
 
 /** Most calls of one kind that travel in one request. */
@@ -217,6 +219,15 @@ export const readBlockAnswers = (body: unknown, count: number): BlockAnswer[] =>
     if (outcome !== 'unknown' && outcome !== 'different') throw new BadRequest()
     return { outcome }
   })
+
+/** Where the bytes of a block of the fallback source go. The body is the bytes and nothing else: they never become a string. */
+export const fallbackBlockPath = (name: string): string => peerPaths.fallbackBlocks.replace('{block}', name)
+
+export const readFallbackAnswer = (body: unknown): FallbackAnswer => {
+  const outcome = members(body)['outcome']
+  if (outcome !== 'stored' && outcome !== 'too-many' && outcome !== 'refused') throw new BadRequest()
+  return outcome
+}
 
 export const readLoanAnswer = (body: unknown): UnitRun[] => readRuns(members(body)['units'])
 

@@ -111,6 +111,7 @@ const fakePeer = (status: PeerStatus | undefined): PeerKme | undefined => {
       retire: () => Promise.reject(new Error('not asked')),
       abort: uncalled,
       confirmBlock: uncalled,
+      sendFallbackBlock: uncalled,
       requestLoan: uncalled,
     }
   )

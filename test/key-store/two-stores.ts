@@ -166,6 +166,7 @@ export const loopBackPeer = (end: End, instead: Partial<PeerKme> = {}): PeerKme 
     },
     confirmBlock: () => Promise.resolve({ outcome: 'unknown' }),
     requestLoan: () => Promise.resolve([]),
+    sendFallbackBlock: () => Promise.resolve('refused'),
     ...instead,
   }
 }
@@ -213,6 +214,7 @@ export const startDelivery = async (
     limits,
     settlement,
     borrow: () => Promise.resolve(false),
+    takeFallback: () => Promise.resolve(undefined),
     retryAfterS: () => 2,
     accountOf: (masterSaeId) => masterSaeId,
     random: systemRandom,
@@ -227,7 +229,7 @@ export const oneKey: KeyRequest = {
   number: 1,
   sizeBits: UNIT_SIZE_BITS,
   additionalSlaveSaeIds: [],
-  extensions: { requestId: undefined, requestIdIsMandatory: false },
+  extensions: { requestId: undefined, requestIdIsMandatory: false, qkdOnly: false },
 }
 
 /** An assignment of one key per unit, claimed at `end`, its offer not yet sent. */

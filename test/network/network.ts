@@ -73,6 +73,8 @@ export interface NetworkOptions {
   readonly quotas?: object
   /** The settings below `sharing`, at both KMEs. */
   readonly sharing?: object
+  /** Further settings of one KME. */
+  readonly settings?: (name: KmeName) => object
   /** The `alarms` settings of both KMEs. */
   readonly alarms?: object
   readonly rateBlocksPerS?: number
@@ -182,6 +184,7 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
         ...(options.pools !== undefined && { pools: options.pools }),
         ...(options.quotas !== undefined && { quotas: options.quotas }),
         ...(options.sharing !== undefined && { sharing: options.sharing }),
+        ...options.settings?.(name),
         ...(options.alarms !== undefined && { alarms: options.alarms }),
         saes: [
           ...Object.entries(HOMES).map(([id, kme]) => ({ id, kme, sharesWith: PARTNERS[id] })),
