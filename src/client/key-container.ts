@@ -8,6 +8,8 @@ import { SecretBytes } from '../kernel/secret-bytes.ts'
 export interface Key {
   readonly keyId: KeyId
   readonly key: SecretBytes
+  /** The KME marked it as not from QKD alone: `"key_extension":{"openkme_source":"fallback"}`. */
+  readonly fromFallback?: true
 }
 
 const QUOTE = 0x22
@@ -30,9 +32,9 @@ export const readKeyContainer = (container: Buffer): Key[] | undefined => {
       if (bytes === undefined || bytes.length === 0) throw new Error('a key is not base64')
       secrets.push(SecretBytes.adopt(bytes))
     }
-    const keyIds = readKeyIds(JSON.parse(container.toString('utf8')))
-    if (keyIds.length !== secrets.length) throw new Error('keys and key IDs do not match')
-    return keyIds.map((keyId, i) => ({ keyId, key: secrets[i] as SecretBytes }))
+    const entries = readEntries(JSON.parse(container.toString('utf8')))
+    if (entries.length !== secrets.length) throw new Error('keys and key IDs do not match')
+    return entries.map((entry, i) => ({ ...entry, key: secrets[i] as SecretBytes }))
   } catch {
     for (const secret of secrets) secret.wipe()
     return undefined
@@ -41,13 +43,19 @@ export const readKeyContainer = (container: Buffer): Key[] | undefined => {
   }
 }
 
-const readKeyIds = (container: unknown): KeyId[] => {
-  const { keys } = container as { keys: { key_ID: string; key: string }[] }
-  return keys.map(({ key_ID, key }) => {
+interface WrittenKey {
+  readonly key_ID: string
+  readonly key: string
+  readonly key_extension?: { readonly openkme_source?: unknown } | null
+}
+
+const readEntries = (container: unknown): Omit<Key, 'key'>[] => {
+  const { keys } = container as { keys: WrittenKey[] }
+  return keys.map(({ key_ID, key, key_extension: extension }) => {
     const keyId = parseKeyId(key_ID)
     // Anything left in a key's place came from an unusual spelling of its name, which the scan did not take for a key.
     if (keyId === undefined || key.trim() !== '') throw new Error('not a key')
-    return keyId
+    return { keyId, ...(extension?.openkme_source === 'fallback' && { fromFallback: true }) }
   })
 }
 
@@ -107,10 +115,10 @@ const withoutEscapes = (text: Buffer): Buffer => {
 /** The JSON text of a Key container with these keys, in a buffer that the caller zeroes. The keys stay as they are. */
 export const writeKeyContainer = (keys: readonly Key[]): Buffer => {
   const parts: Buffer[] = []
-  keys.forEach(({ keyId, key }, i) => {
+  keys.forEach(({ keyId, key, fromFallback }, i) => {
     parts.push(Buffer.from(`${i === 0 ? '{"keys":[' : ','}{"key_ID":"${keyId}","key":"`))
     parts.push(key.use(encodeBase64))
-    parts.push(Buffer.from('"}'))
+    parts.push(Buffer.from(fromFallback === true ? '","key_extension":{"openkme_source":"fallback"}}' : '"}'))
   })
   const container = Buffer.concat([...parts, Buffer.from(']}\n')])
   for (const part of parts) part.fill(0)

@@ -130,7 +130,8 @@ export interface components {
             extension_mandatory?: components["schemas"]["Extension"][] | null;
             /**
              * @description Parameters the KME may ignore. It honours `openkme_request_id` (a UUID): the same caller repeating the same request
-             *     with the same ID within the retry window gets the same keys again instead of new ones.
+             *     with the same ID within the retry window gets the same keys again instead of new ones. In `extension_mandatory` it
+             *     also honours `openkme_source` with the value `qkd`: no key of the fallback source.
              */
             extension_optional?: components["schemas"]["Extension"][] | null;
         };
@@ -164,6 +165,7 @@ export interface components {
             };
             /** @description The key in base64 (RFC 4648, section 4), padded */
             key: string;
+            /** @description Only on keys that do not come from QKD alone: `{"openkme_source":"fallback"}`, where the operators of both KMEs allow such keys. */
             key_extension?: {
                 [key: string]: unknown;
             };

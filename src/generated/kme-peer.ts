@@ -127,6 +127,29 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/kme/v1/fallback-blocks/{block}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Send a block of key made by the caller
+         * @description Only where the operators of both KMEs set the fallback source. The body is the block, tag key and units, and nothing else: key material never
+         *     stands in JSON. The caller issues all its units. After `stored` the caller proposes the block as any other (`/kme/v1/blocks`), under the link ID
+         *     `fallback:` + smaller KME ID + `:` + larger KME ID; its block ID is computed from that link ID and the device block ID, caller's KME ID + `/` + `block`.
+         *     `too-many` means that the caller sends more than this KME takes just now, `refused` that this KME takes none.
+         */
+        post: operations["sendFallbackBlock"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
 }
 export type webhooks = Record<string, never>;
 export interface components {
@@ -228,6 +251,10 @@ export interface components {
                 blockId: components["schemas"]["Uuid"];
                 tag: components["schemas"]["Tag"];
             }[];
+        };
+        FallbackAnswer: {
+            /** @enum {string} */
+            outcome: "stored" | "too-many" | "refused";
         };
         BlockAnswers: {
             answers: ({
@@ -452,6 +479,36 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["Loan"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            503: components["responses"]["ServiceUnavailable"];
+        };
+    };
+    sendFallbackBlock: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description The caller's name for the block */
+                block: string;
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/octet-stream": string;
+            };
+        };
+        responses: {
+            /** @description Whether the block is stored */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["FallbackAnswer"];
                 };
             };
             400: components["responses"]["BadRequest"];

@@ -55,7 +55,8 @@ interface Channel {
   readonly accepted: Allowance
   making: Promise<boolean> | undefined
   adoptedMs: number
-  refusedMs: number
+  /** Until then the peer is not asked. */
+  pausedUntilMs: number
   notedMs: number
 }
 
@@ -69,8 +70,9 @@ export const FALLBACK_BLOCK_BYTES_MAX = 256 * 1024
 const ATTEMPTS = 16
 /** How often units that nobody uses are looked for. */
 const ADOPT_INTERVAL_MS = 60_000
-/** How long a peer that refuses is not asked again. */
-const REFUSED_FOR_MS = 10_000
+/** How long a peer that refuses, or could not take a block just now, is not asked again. */
+const REFUSED_PAUSE_MS = 10_000
+const FAILED_PAUSE_MS = 1000
 const NOTE_INTERVAL_MS = 1000
 const TIDY_INTERVAL_MS = 10_000
 
@@ -125,7 +127,7 @@ export const createFallbackSource = (parts: FallbackSourceParts): FallbackSource
       accepted: createAllowance(perS, clock),
       making: undefined,
       adoptedMs: -Infinity,
-      refusedMs: -Infinity,
+      pausedUntilMs: -Infinity,
       notedMs: -Infinity,
     }
   })
@@ -144,15 +146,15 @@ export const createFallbackSource = (parts: FallbackSourceParts): FallbackSource
       { peerKmeId },
     )
   }
-  const noteRefusal = (channel: Channel): void => {
-    channel.refusedMs = clock.monotonicMs()
-    const { peerKmeId } = channel
+  const noteRefusal = ({ peerKmeId }: Channel): void =>
     alarms.raise(
       `pool.fallback-refused:${peerKmeId}`,
       'warning',
       `${peerKmeId} refuses keys of the fallback source: set pools.fallback there too, or take it away here`,
       { peerKmeId },
     )
+  const pause = (channel: Channel, durationMs: number): void => {
+    channel.pausedUntilMs = clock.monotonicMs() + durationMs
   }
 
   const make = async (channel: Channel, unitCount: number): Promise<boolean> => {
@@ -177,8 +179,10 @@ export const createFallbackSource = (parts: FallbackSourceParts): FallbackSource
       }
       await store.discard(blockId, `the peer answered: ${answer}`)
       if (answer === 'refused') noteRefusal(channel)
+      pause(channel, answer === 'refused' ? REFUSED_PAUSE_MS : FAILED_PAUSE_MS)
       return false
     } catch (error) {
+      pause(channel, FAILED_PAUSE_MS)
       // If it is stored at both ends, the agreement finds out later.
       channel.agreement.wake()
       log.warn({ peer: peerKmeId, error }, 'no keys could be had from the fallback source')
@@ -213,7 +217,7 @@ export const createFallbackSource = (parts: FallbackSourceParts): FallbackSource
   return {
     take: async (peerKmeId, unitCount) => {
       const channel = channelTo(peerKmeId)
-      if (channel === undefined || clock.monotonicMs() - channel.refusedMs < REFUSED_FOR_MS) return undefined
+      if (channel === undefined || clock.monotonicMs() < channel.pausedUntilMs) return undefined
       if (!channel.given.spend(unitCount)) return undefined
       const units = await takeOrMake(channel, unitCount)
       if (units === undefined) channel.given.refund(unitCount)

@@ -22,6 +22,14 @@ describe('a key container', () => {
     ])
   })
 
+  it('keeps the mark of a key that is not from QKD', () => {
+    const mark = ',"key_extension":{"openkme_source":"fallback"}'
+    const text = `{"keys":[{"key_ID":"${ID}","key":"AQID"${mark}},{"key_ID":"${OTHER_ID}","key":"BA=="}]}\n`
+    const keys = readKeyContainer(Buffer.from(text))!
+    expect(keys.map(({ fromFallback }) => fromFallback)).toEqual([true, undefined])
+    expect(writeKeyContainer(keys).toString()).toBe(text)
+  })
+
   it('is read when slashes are escaped, as some JSON writers do', () => {
     expect(read(String.raw`{"keys":[{"key_ID":"${ID}","key":"\/\/\/\/"}]}`)).toEqual([{ keyId: ID, hex: 'ffffff' }])
   })

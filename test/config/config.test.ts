@@ -178,6 +178,27 @@ describe('a configuration', () => {
     ]))
 
   it.each([
+    [[{ peer: 'kme-b', source: 'peer-channel', maxKeysPerS: 10 }], []],
+    [[{ peer: 'kme-x', source: 'peer-channel', maxKeysPerS: 10 }], ['pools.fallback[0].peer: kme-x is not among the peers']],
+    [
+      [
+        { peer: 'kme-b', source: 'peer-channel', maxKeysPerS: 10 },
+        { peer: 'kme-b', source: 'peer-channel', maxKeysPerS: 20 },
+      ],
+      ['pools.fallback[1].peer: kme-b appears twice'],
+    ],
+    [[{ peer: 'kme-b', source: 'peer-channel' }], ['pools.fallback[0].maxKeysPerS: missing']],
+    [[{ peer: 'kme-b', source: 'none', maxKeysPerS: 10 }], [expect.stringMatching(/^pools\.fallback\[0\]\.source: /)]],
+  ])('names the peers of the fallback source (%j)', (fallback, faults) =>
+    expect(faultsOf({ pools: { fallback } })).toEqual(faults),
+  )
+
+  it('calls no link by the name of a fallback source', () =>
+    expect(faultsOf({ links: [{ ...good.links[0], id: 'fallback:kme-a:kme-b' }] })).toEqual([
+      'links[0].id: no link is called fallback:...',
+    ]))
+
+  it.each([
     [{ defaults: { requestsPerS: 10, requestsBurst: 20, keysPerS: 0.5, keysPerDay: 1000 } }, []],
     [
       {

@@ -170,6 +170,71 @@ describe('the fallback source', () => {
     expect(await blocks('kme-b')).toEqual([{ free: 60 }])
   })
 
+  it('takes from a peer only whole blocks of its own, and uses none before both ends proved the same bytes', async () => {
+    const { alice } = await startWith(['kme-a', 'kme-b'])
+    await network!.stop('kme-b')
+    const { certificatePem: cert, privateKeyPem: key } = await network!.authorities.issue({
+      profile: 'kme',
+      id: 'kme-b',
+      hosts: ['localhost'],
+    })
+    const forger = network!.clientOf(network!.ports.get('kme-a')!.peer, { cert, key })
+    const block = Buffer.alloc(32 + 2 * 32, 7)
+    const send = async (name: string, body: Buffer, type = 'application/octet-stream') => {
+      const { status, text } = await forger.send('POST', `/kme/v1/fallback-blocks/${name}`, body, {
+        'content-type': type,
+        'content-length': String(body.length),
+      })
+      return status === 200 ? (JSON.parse(text) as unknown) : status
+    }
+    const name = '0b7e5a0e-5a45-4d0c-8f0b-2f5a0f3c9d01'
+    const refused = { outcome: 'refused' }
+    expect(await send('..', block)).toBe(400)
+    expect(await send('kme-b', block)).toBe(400)
+    expect(await send(name, block, 'application/json')).toBe(400)
+    expect(await send(name, Buffer.alloc(0))).toBe(400)
+    expect(await send(name, Buffer.alloc(300_000))).toBe(400)
+    expect(await send(name, block.subarray(1))).toEqual(refused)
+    expect(await send(name, block.subarray(0, 32))).toEqual(refused)
+    const stored = () =>
+      network!.query<object>(
+        'kme-a',
+        `SELECT state, block_id::text AS block_id, mine::text AS mine FROM key_block WHERE link_id LIKE 'fallback:%'`,
+      )
+    expect(await stored()).toEqual([])
+
+    expect(await send(name, block)).toEqual({ outcome: 'stored' })
+    expect(await send(name, Buffer.alloc(32 + 3 * 32, 8))).toEqual({ outcome: 'stored' })
+    const [row] = (await stored()) as [{ block_id: string }]
+    expect(await stored()).toEqual([{ state: 'INGESTED', block_id: row.block_id, mine: '00' }])
+    const proposal = { linkId: 'fallback:kme-a:kme-b', blockId: row.block_id, tag: Buffer.alloc(32, 1).toString('base64') }
+    const answer = await forger.post('/kme/v1/blocks', { calls: [proposal] })
+    expect(answer.json).toEqual({ answers: [{ outcome: 'different' }] })
+    expect(await stored()).toEqual([{ state: 'DESTROYED', block_id: row.block_id, mine: '00' }])
+    expect((await alice.get(`${K}anna/status`)).status).toBe(200)
+  })
+
+  it('takes no more from a peer than was set', async () => {
+    await startWith(['kme-a', 'kme-b'], 5)
+    await network!.stop('kme-b')
+    const { certificatePem: cert, privateKeyPem: key } = await network!.authorities.issue({
+      profile: 'kme',
+      id: 'kme-b',
+      hosts: ['localhost'],
+    })
+    const forger = network!.clientOf(network!.ports.get('kme-a')!.peer, { cert, key })
+    const outcomes: unknown[] = []
+    for (let at = 0; at < 6; at += 1) {
+      const body = Buffer.alloc(32 + 100 * 32, at)
+      const { json } = await forger.send('POST', `/kme/v1/fallback-blocks/0b7e5a0e-5a45-4d0c-8f0b-2f5a0f3c9d0${at}`, body, {
+        'content-type': 'application/octet-stream',
+        'content-length': String(body.length),
+      })
+      outcomes.push(json['outcome'])
+    }
+    expect(outcomes).toEqual(['stored', 'too-many', 'too-many', 'too-many', 'too-many', 'too-many'])
+  })
+
   it('is nothing to two SAEs at one KME: their keys are not from QKD either, and whoever insists is told so', async () => {
     const { alice } = await startWith(['kme-a', 'kme-b'])
     expect(marksOf(await alice.post(`${K}anna/enc_keys`, {}))).toEqual([undefined])
