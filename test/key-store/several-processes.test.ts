@@ -101,7 +101,7 @@ describe('what a process may settle', () => {
 
 describe('equal requests that reach two processes at the same moment', () => {
   const requestId = systemRandom.uuid()
-  const request: KeyRequest = { ...oneKey, extensions: { requestId, requestIdIsMandatory: false } }
+  const request: KeyRequest = { ...oneKey, extensions: { requestId, requestIdIsMandatory: false, qkdOnly: false } }
 
   /** Two deliveries, the first of which has seen that nothing was issued before and then waits until the second is done. */
   const bothAt = async (slave: SaeId) => {
