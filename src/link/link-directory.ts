@@ -23,8 +23,8 @@ export const createLinkDirectory = (links: readonly SupervisedLink[], processes:
         const duty = reports.get(dutyOf(link))
         if (duty?.report === undefined) return notRun(link)
         const report = duty.report as LinkStatus
-        const { newestBlockAgeMs: ageMs } = report
-        return { ...notRun(link), ...report, newestBlockAgeMs: ageMs === undefined ? undefined : ageMs + duty.ageMs }
+        const { reason, newestBlockAgeMs: ageMs } = report
+        return { ...notRun(link), ...report, reason, newestBlockAgeMs: ageMs === undefined ? undefined : ageMs + duty.ageMs }
       })
     },
     find: (linkId, peerKmeId) => links.find((link) => link.linkId === linkId && link.peerKmeId === peerKmeId),
