@@ -1,6 +1,7 @@
 import { expect, it } from '@jest/globals'
 import { randomUUID } from 'node:crypto'
 import { allScripts } from '../../src/cli/redis-commands.ts'
+import { countPoints } from '../../src/delivery/rate-limiter.ts'
 import { systemClock } from '../../src/kernel/clock.ts'
 import type { KmeId } from '../../src/kernel/identifiers.ts'
 import { createLogger } from '../../src/kernel/log.ts'
@@ -65,12 +66,24 @@ describeKeyPool('in a Redis Cluster', async () => {
 
 /** As docs/scaling.md gives it to the KME's user. */
 const WITHOUT_SCRIPTS =
-  'resetkeys ~openkme:* -@all +@hash +@list +@sortedset +@set +type +del +exists +rename +set +fcall +ping +info +client|setname'
+  'resetkeys ~openkme:* resetchannels -@all +@hash +@list +@sortedset +@set +type +del +exists +rename +get +set +pttl +fcall +ping +info +client|setname'
 
 describeKeyPool('in Redis by functions, of a user that may send no script', async () => {
   const server = await startRedis({ acl: { user: 'kme', password: 'a-password', rules: WITHOUT_SCRIPTS } })
   await server.cli('FUNCTION', 'LOAD', 'REPLACE', toFunctionLibrary(allScripts()))
   return poolsIn(server.url, () => server.stop(), { useFunctions: true })
+})
+
+it('quotas can be counted by that user', async () => {
+  const server = await startRedis({ acl: { user: 'kme', password: 'a-password', rules: WITHOUT_SCRIPTS } })
+  await server.cli('FUNCTION', 'LOAD', 'REPLACE', toFunctionLibrary(allScripts()))
+  const redis = openRedis({ url: server.url, useFunctions: true, ...parts })
+  await eventually('Redis is connected', () => redis.available(''))
+  const count = (points: number): Promise<unknown> => redis.run(countPoints, ['openkme:kme-a:quota:alice'], [points, 60, 10, 60])
+  await count(3)
+  expect(await count(2)).toEqual([5, expect.any(Number)])
+  await redis[Symbol.asyncDispose]()
+  await server.stop()
 })
 
 it('no script can be sent by that user', async () => {
