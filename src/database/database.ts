@@ -1,11 +1,10 @@
 /** PostgreSQL: one connection pool, a Prisma client over it for ordinary queries, and plain parameterised SQL for the
  *  statements that decide about keys. */
-import { types } from 'node:util'
 import { PrismaPg } from '@prisma/adapter-pg'
 import pg from 'pg'
 import { PrismaClient } from '../generated/prisma/client.ts'
 import { systemClock, type Clock } from '../kernel/clock.ts'
-import { Unavailable } from '../kernel/errors.ts'
+import { KmeError, Unavailable } from '../kernel/errors.ts'
 import { drawUniform, systemRandom } from '../kernel/random.ts'
 
 export type Row = Record<string, unknown>
@@ -43,7 +42,7 @@ const UNKNOWN_CLASSES = ['08', '53', '57P', '58', 'XX']
 /** Errors after which the outcome of a statement is not known: the connection went away under it. */
 export const outcomeUnknown = (error: unknown): boolean => {
   if (error instanceof pg.DatabaseError) return UNKNOWN_CLASSES.some((known) => error.code?.startsWith(known) === true)
-  return types.isNativeError(error) && !(error instanceof Unavailable)
+  return !(error instanceof KmeError)
 }
 
 /** SQLSTATE of an error of PostgreSQL, undefined for others. */
