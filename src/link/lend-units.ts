@@ -88,8 +88,9 @@ export const createLending = (parts: LendUnitsParts): Lending => {
       // If the hints are stale or the outcome unknown, the units are missing in the pool until it is compared with the store.
       const taken = await pool.take(peerKmeId, BORROWER, Math.min(unitCount, spare, LOAN_UNITS_MAX))
       const runs = 'units' in taken ? taken.units : []
-      await store.lend(peerKmeId, loanId, runs)
+      // At once, so that "Get status" does not miss them while the loan is written: the borrower would lend them back.
       await pool.adjustTheirs(peerKmeId, unitCountOf(runs))
+      await store.lend(peerKmeId, loanId, runs)
       return runs
     },
     run: async (signal) => {

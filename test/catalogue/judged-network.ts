@@ -79,7 +79,9 @@ export interface JudgedNetwork {
 
 /** A network at rest with at least `keyCount` keys from kme-a to kme-b: no new key comes, so counts stand still. */
 export const startJudgedNetwork = async (options: NetworkOptions = {}, keyCount = 500): Promise<JudgedNetwork> => {
-  const network = await startNetwork({ rateBlocksPerS: 20, ...options })
+  // No KME borrows ahead of need: what is lent counts as taken.
+  const pools = { lowWatermark: 1, criticalWatermark: 0 }
+  const network = await startNetwork({ rateBlocksPerS: 20, pools, ...options })
   const stop = () => network[Symbol.asyncDispose]()
   try {
     const sae = async (id: string, kme?: KmeName) => judged(await network.sae(id, kme))
