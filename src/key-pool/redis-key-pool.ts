@@ -57,6 +57,8 @@ interface Line {
   joined: boolean
   /** Since when its content is not to be relied on. */
   doubtedMs: number | undefined
+  /** Whether something unusable was met in it. */
+  damaged: boolean
   /** Answers that arrived and of which Redis is not told yet. */
   received: string[]
   readonly takeTogether: (request: TakeRequest) => Promise<Taken>
@@ -81,6 +83,7 @@ export const createRedisKeyPool = (parts: RedisKeyPoolParts): KeyPool => {
       keys: PARTS.map((part) => `${tag}:${part}`),
       joined: false,
       doubtedMs: undefined,
+      damaged: false,
       received: [],
       takeTogether: createBatching<TakeRequest, Taken>({
         itemsMax: TAKES_AT_ONCE,
@@ -107,7 +110,10 @@ export const createRedisKeyPool = (parts: RedisKeyPoolParts): KeyPool => {
     } catch (error) {
       line.joined = false
       doubt(line)
-      if (error instanceof RedisContentError) log.error({ peer: line.peerKmeId, error }, 'the pool in Redis is damaged')
+      if (error instanceof RedisContentError) {
+        line.damaged = true
+        log.error({ peer: line.peerKmeId, error }, 'the pool in Redis is damaged')
+      }
       throw error
     }
   }
@@ -194,7 +200,10 @@ export const createRedisKeyPool = (parts: RedisKeyPoolParts): KeyPool => {
   /** @returns the ID of the rebuilding, undefined when another process sees to it. */
   const beginRebuild = async (line: Line): Promise<string | undefined> => {
     const id = random.uuid()
-    const began = await run(line, 'begin-rebuild', [id, clock.nowMs(), REBUILD_PAUSE_MS, line.doubtedMs ?? clock.nowMs()])
+    const nowMs = clock.nowMs()
+    const args = [id, nowMs, REBUILD_PAUSE_MS, line.doubtedMs ?? nowMs, line.damaged ? 1 : 0]
+    const began = await run(line, 'begin-rebuild', args)
+    line.damaged = false
     return began === 1 ? id : undefined
   }
   const rebuild = async (units: AsyncIterable<AvailableUnits>): Promise<void> => {
@@ -225,14 +234,14 @@ export const createRedisKeyPool = (parts: RedisKeyPoolParts): KeyPool => {
     for (const [line, before] of doubtedMs) {
       await flush(line)
       const page = rebuilding.get(line)
-      if (page !== undefined) await run(line, 'finish-rebuild', [page.id, clock.nowMs()])
+      const finished = page !== undefined && (await run(line, 'finish-rebuild', [page.id, clock.nowMs()])) === 1
       // What came into doubt meanwhile stays in doubt. Where another process rebuilds, it is asked whether it is done.
-      if (line.doubtedMs === before && (page !== undefined || (await isBuiltSince(line, before)))) line.doubtedMs = undefined
+      if (line.doubtedMs === before && (finished || (await isBuiltSince(line, before)))) line.doubtedMs = undefined
     }
   }
   const isBuiltSince = async (line: Line, doubtedMs: number | undefined): Promise<boolean> => {
     const builtMs = await redis.client.hget(line.keys[2] as string, 'built')
-    return builtMs !== null && Number(builtMs) > (doubtedMs ?? Infinity)
+    return builtMs !== null && Number(builtMs) > (doubtedMs ?? Infinity) && Number(builtMs) <= clock.nowMs()
   }
 
   for (const peer of new Set([kmeId, ...parts.peers])) lineOf(peer)

@@ -228,13 +228,15 @@ export const blockMethods = ({ database, keyring, reader, kmeId, unitSizeBits }:
   },
 
   freeUnits: async (peerKmeId, unitCount, order, source = 'links') => {
+    // Blocks that just came in last: the other end may not have finished with them, and would refuse their units for now.
     const rows = await database.query<UnitsRow>(
       `SELECT block_id, peer_kme_id, unit_size_bits, mine::text AS mine, theirs
        FROM (SELECT block_id, peer_kme_id, unit_size_bits, mine & ~taken AS mine, bit_count(~mine & ~taken)::int AS theirs,
-               sum(bit_count(mine & ~taken)) OVER (ORDER BY md5(block_id::text || $3)) - bit_count(mine & ~taken) AS units_before
+               sum(bit_count(mine & ~taken)) OVER (ORDER BY ingested_at > now() - interval '1 second', md5(block_id::text || $3))
+                 - bit_count(mine & ~taken) AS units_before
              FROM key_block WHERE state = 'AVAILABLE' AND unit_size_bits = $1 AND peer_kme_id = $2 AND bit_count(mine & ~taken) > 0
                AND ${OF_FALLBACK} = $5::boolean) b
-       WHERE units_before < $4`,
+       WHERE units_before < $4 ORDER BY units_before`,
       [unitSizeBits, peerKmeId, order, unitCount, source === 'fallback'],
     )
     return rows.map(toAvailable)

@@ -126,6 +126,8 @@ export const openRedis = (options: RedisOptions): RedisConnection => {
     },
     watch: async (signal) => {
       while (!signal.aborted) {
+        // A client ends for good when word of a failover reaches it while it looks for the new primary.
+        if (client.status === 'end') client.connect().catch((error: unknown) => log.warn({ error }, 'Redis'))
         for (const [key, { nextAtMs }] of away) {
           if (clock.monotonicMs() < nextAtMs) continue
           try {

@@ -82,6 +82,8 @@ export interface NetworkOptions {
   readonly databaseConnections?: number
   readonly blockBytes?: number
   readonly qberMean?: number
+  /** How many blocks a device keeps that its KME has not taken; many if left out. */
+  readonly bufferBlocks?: number
   /** Do not wait until keys have been agreed. */
   readonly startEmpty?: boolean
   readonly saeIdentity?: 'san-uri' | 'san-uri-or-cn'
@@ -94,6 +96,8 @@ export interface NetworkOptions {
   readonly processes?: boolean
   /** More arguments of `kme start`, such as `--workers 2`. */
   readonly processArgs?: readonly string[]
+  /** Redis of both KMEs. Pools are in memory if left out. */
+  readonly redisUrl?: string
   /** Databases to use; clones of the test template if left out. */
   readonly createDatabase?: (name: string) => Promise<TestDatabase>
 }
@@ -133,6 +137,7 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
     linkName: 'a-b',
     rateBlocksPerS: options.rateBlocksPerS ?? 50,
     blockBytes: options.blockBytes ?? 4128,
+    ...(options.bufferBlocks !== undefined && { bufferBlocks: options.bufferBlocks }),
     startPaused: false,
     ...(options.qberMean !== undefined && { qberMean: options.qberMean }),
   })
@@ -208,7 +213,11 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
     const log = openSync(logFile, 'a')
     // A KME must not outlive a test run that is killed.
     const child = spawn(process.execPath, ['src/cli/kme.ts', 'start', '--config', config, '--stop-with-parent', ...args], {
-      env: { ...process.env, DATABASE_URL: databases.get(name)!.url },
+      env: {
+        ...process.env,
+        DATABASE_URL: databases.get(name)!.url,
+        ...(options.redisUrl !== undefined && { REDIS_URL: options.redisUrl }),
+      },
       stdio: ['pipe', 'pipe', log],
     })
     const ended = once(child, 'exit')
@@ -256,6 +265,8 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
     const child = processes.get(name)
     return child === undefined || child.exitCode !== null || child.signalCode !== null
   }
+  /** Of the process of a KME, which may have children. */
+  const pid = (name: KmeName): number => processes.get(name)!.pid!
   /** kill -9. The next `start` begins a new process. */
   const kill = async (name: KmeName): Promise<void> => {
     const child = processes.get(name)!
@@ -271,7 +282,17 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
     const config = parseConfig(configs.get(name)!, join(directory, `${name}.yaml`))
     using passphrase = SecretBytes.take(Buffer.from(`passphrase of ${name}`))
     const log = createLogger(config.log.level, { kme: name })
-    running.set(name, await compose({ config, databaseUrl: databases.get(name)!.url, passphrase, version: 'test', log }))
+    running.set(
+      name,
+      await compose({
+        config,
+        databaseUrl: databases.get(name)!.url,
+        redisUrl: options.redisUrl,
+        passphrase,
+        version: 'test',
+        log,
+      }),
+    )
   }
   const stop = async (name: KmeName): Promise<void> => {
     await running.get(name)?.stop()
@@ -374,6 +395,7 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
     start,
     stop,
     kill,
+    pid,
     hasEnded,
     startAnother,
     sae,

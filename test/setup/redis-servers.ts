@@ -26,6 +26,8 @@ export interface RedisUser {
 export interface RedisServer {
   readonly port: number
   readonly directory: string
+  /** Of the process that runs now. */
+  pid(): number
   /** Sends one command as an administrator and returns the reply. @throws Error with the error reply, or when nobody answers in 10 s. */
   cli(...command: (string | number | Buffer)[]): Promise<unknown>
   /** kill -9. */
@@ -85,6 +87,8 @@ const startServer = async (parts: ServerParts): Promise<RedisServer> => {
       retryStrategy: () => null,
       commandTimeout: COMMAND_DEADLINE_MS,
       connectTimeout: COMMAND_DEADLINE_MS,
+      // How long its timers outlive it.
+      disconnectTimeout: 50,
     })
     // Why a connection broke is in what the command is rejected with.
     client.on('error', () => undefined)
@@ -122,6 +126,7 @@ const startServer = async (parts: ServerParts): Promise<RedisServer> => {
   return {
     port,
     directory,
+    pid: () => pid,
     cli,
     kill9,
     restart: async () => {

@@ -2,5 +2,6 @@
 -- ARGV: pairs of a field of the policy and its value. Returns 1 when the pool is built.
 redis.call('DEL', policy)
 redis.call('HSET', policy, unpack(ARGV))
-if is_built() then return 1 end
+-- What is no hash was put there by somebody else; whoever begins a rebuilding clears it away.
+if redis.call('TYPE', level).ok == 'hash' and is_built() then return 1 end
 return 0

@@ -6,6 +6,7 @@
 -- the answer was lost or the process died, they go back into the line.
 local line, opened, level, reserved, asked, given, due, received, policy, fresh, since, seen = unpack(KEYS)
 local ID_BYTES, UNIT_BYTES = 36, 3
+local REBUILD_PAUSE_MAX_MS = 60000
 local RUN_BYTES_MAX = ID_BYTES + UNIT_BYTES * 65536
 
 local function units_of(run)
@@ -21,9 +22,11 @@ local FIELDS = { 'mine', 'theirs', 'emergency', 'reserved', 'offered', 'taken', 
 local function read_state()
   local values = redis.call('HMGET', level, unpack(FIELDS))
   local state = {}
-  -- Somebody else may have written it: what is no number is nothing.
   for i, field in ipairs(FIELDS) do
-    state[field] = string.match(values[i] or '', '^%-?%d%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?$') and tonumber(values[i]) or 0
+    local text = values[i] or '0'
+    -- Somebody else may have written it.
+    if not string.match(text, '^%-?%d%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?$') then error('a level is no number') end
+    state[field] = tonumber(text)
   end
   return state
 end
@@ -133,5 +136,6 @@ local function is_built()
 end
 
 local function is_rebuilding(now)
-  return tonumber(redis.call('HGET', level, 'rebuilding_until') or 0) > now
+  local until_ms = tonumber(redis.call('HGET', level, 'rebuilding_until') or 0)
+  return until_ms > now and until_ms <= now + REBUILD_PAUSE_MAX_MS
 end
