@@ -299,7 +299,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     })
     const getStatus = makeGetStatus({ ...deliveryParts, databaseAnswers: saes.isCurrent })
     const getKeyWithKeyIds = makeGetKeyWithKeyIds({ store })
-    const acceptAssignment = makeAcceptAssignment(deliveryParts)
+    const acceptAssignment = makeAcceptAssignment({ ...deliveryParts, clock })
     const admitRequest = makeAdmitRequest({
       quotas: createQuotas(config.quotas),
       redis,

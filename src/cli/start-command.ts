@@ -83,6 +83,9 @@ export const addStartCommand = (program: Command): void => {
         process.stdin.on('close', askToStop).resume()
       }
       if (workers === 1) return runKme(config, stop)
+      if (redisUrl(config) === undefined) {
+        throw new Error('several workers share their pools in Redis: set REDIS_URL or redis.urlFile, or start without --workers')
+      }
       const log = createLogger(config.log.level, { kme: config.kme.id })
       const onListening = (line: ListeningLine): void => sayListening({ ...line, workers })
       await runWorkers({ count: workers, clock: systemClock, log, onListening }, stop.signal)

@@ -1,10 +1,11 @@
 /** Another KME assigns keys to SAEs here: check that it may, and hold them.
  *  Holds: a peer speaks only for its own SAEs and only on its own units; a refusal changes nothing and is audited. */
 import type { AuditLog } from '../audit/audit.ts'
+import type { Clock } from '../kernel/clock.ts'
 import type { KmeId } from '../kernel/identifiers.ts'
 import type { KeyPool } from '../key-pool/key-pool.ts'
 import { unitCountOf } from '../key-pool/key-pool.ts'
-import type { Assignment, KeyStore } from '../key-store/key-store.ts'
+import type { Assignment, HoldAnswer, KeyStore } from '../key-store/key-store.ts'
 import type { AssignmentAnswer, AssignmentOffer } from '../peer/peer.ts'
 import type { DeliveryLimits, SaeDirectory } from './delivery.ts'
 
@@ -15,7 +16,11 @@ export interface AcceptAssignmentParts {
   readonly pool: KeyPool
   readonly audit: AuditLog
   readonly limits: DeliveryLimits
+  readonly clock: Clock
 }
+
+const PENDING_WAIT_MS = 25
+const PENDING_WAITS_MAX = 10
 
 export type AcceptAssignment = (caller: KmeId, offer: AssignmentOffer | undefined) => Promise<AssignmentAnswer>
 
@@ -51,12 +56,20 @@ const answerTo = async (
     return { outcome: 'refused', reason: 'pair-not-permitted' }
   }
   const held = { ...assignment, ttlS: Math.min(assignment.ttlS, parts.limits.heldForS) }
-  const answer = await parts.store.hold(caller, held, commitment)
+  const hold = () => parts.store.hold(caller, held, commitment)
+  let answer = await hold()
+  // The other end was quicker to hear that both agreed on the block; this end is about to.
+  for (let waits = 0; isPending(answer) && waits < PENDING_WAITS_MAX; waits += 1) {
+    await parts.clock.sleep(PENDING_WAIT_MS)
+    answer = await hold()
+  }
   if (answer.outcome === 'held') {
     await parts.pool.adjustTheirs(caller, (answer.fallbackUnits ?? 0) - unitCountOf(assignment.units))
   }
   return answer
 }
+
+const isPending = (answer: HoldAnswer): boolean => answer.outcome === 'refused' && answer.reason === 'block-pending'
 
 const isWithinLimits = (assignment: Assignment, limits: DeliveryLimits): boolean =>
   assignment.keyIds.length <= limits.maxKeysPerRequest &&

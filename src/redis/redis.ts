@@ -70,7 +70,7 @@ const RECONNECT_LAST_MS = 1000
 
 /** Answers that say that the server refuses to work, not that a script met something unusable. */
 const REFUSALS =
-  /^(NOAUTH|NOPERM|WRONGPASS|READONLY|MISCONF|OOM|LOADING|CLUSTERDOWN|TRYAGAIN|MASTERDOWN|NOREPLICAS|BUSY|UNKILLABLE|MOVED|ASK)\b/
+  /^(NOAUTH|NOPERM|WRONGPASS|READONLY|MISCONF|OOM|LOADING|CLUSTERDOWN|TRYAGAIN|MASTERDOWN|NOREPLICAS|BUSY|UNKILLABLE|MOVED|ASK)\b|^ERR Function not found/
 
 export const openRedis = (options: RedisOptions): RedisConnection => {
   const { clock, log } = options

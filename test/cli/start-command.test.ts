@@ -91,3 +91,14 @@ describe('kme start', () => {
     expect(rows.map(({ event }) => event)).toEqual(['kme.stopped', 'kme.started'])
   })
 })
+
+it('several workers without Redis are refused, with what to do', async () => {
+  const child = spawn(process.execPath, ['src/cli/kme.ts', 'start', '--config', config, '--workers', '2'], {
+    env: { ...process.env, DATABASE_URL: database.url, REDIS_URL: '' },
+    stdio: ['ignore', 'ignore', 'pipe'],
+  })
+  let said = ''
+  child.stderr.on('data', (chunk: Buffer) => (said += chunk.toString('utf8')))
+  expect(await once(child, 'exit')).toEqual([1, null])
+  expect(said).toContain('set REDIS_URL or redis.urlFile, or start without --workers')
+})

@@ -2,15 +2,18 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals'
 import { systemClock } from '../../src/kernel/clock.ts'
 import { eventually, keysOf, startNetwork, type KmeProcess, type Network, type SaeClient } from '../network/network.ts'
+import { startRedis } from '../setup/redis-servers.ts'
 
 const WORKERS = 2
 
+let redis: Awaited<ReturnType<typeof startRedis>>
 let network: Network
 let kme: KmeProcess
 let admin: SaeClient
 
 beforeAll(async () => {
-  network = await startNetwork({ processes: true, startEmpty: true, rateBlocksPerS: 20, logLevel: 'info' })
+  redis = await startRedis()
+  network = await startNetwork({ processes: true, redisUrl: redis.url, startEmpty: true, rateBlocksPerS: 20, logLevel: 'info' })
   await network.stop('kme-a')
   // An empty database, where the workers start at the same moment.
   await network.query('kme-a', 'TRUNCATE custody_term, sae, sae_pair, key_block, kme_process, duty')
@@ -19,6 +22,7 @@ beforeAll(async () => {
 })
 afterAll(async () => {
   await network?.[Symbol.asyncDispose]()
+  await redis?.stop()
 })
 
 const pids = async (): Promise<number[]> => {
