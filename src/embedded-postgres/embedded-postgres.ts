@@ -258,7 +258,7 @@ const waitUntilReady = (child: ChildProcess, log: Logger | undefined): Promise<v
       log?.debug({ line }, 'postgres')
       lastWords.push(line)
       if (lastWords.length > 20) lastWords.shift()
-      if (line.includes('database system is ready to accept connections')) resolve()
+      if (/database system is ready to accept (read-only )?connections/.test(line)) resolve()
     })
     lines.once('close', () => {
       child.stdin!.end()

@@ -37,7 +37,8 @@ interface Connection {
   serverBytesLeft: number | undefined
 }
 
-export const startTcpProxy = async (serverPort: number): Promise<TcpProxy> => {
+/** @param serverPort where new connections go; asked for each of them if it is a function. */
+export const startTcpProxy = async (serverPort: number | (() => number)): Promise<TcpProxy> => {
   const open = new Set<Connection>()
   const held = new Map<Direction, PromiseWithResolvers<void>>()
   let accepted = 0
@@ -93,7 +94,11 @@ export const startTcpProxy = async (serverPort: number): Promise<TcpProxy> => {
       client.resetAndDestroy()
       return
     }
-    const server = connect({ port: serverPort, host: '127.0.0.1', allowHalfOpen: true })
+    const server = connect({
+      port: typeof serverPort === 'number' ? serverPort : serverPort(),
+      host: '127.0.0.1',
+      allowHalfOpen: true,
+    })
     const connection: Connection = { client, server, swallows: false, serverBytesLeft: cutAfterBytes }
     for (const socket of [client, server]) socket.setNoDelay(true)
     open.add(connection)
