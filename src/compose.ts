@@ -461,6 +461,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       links: links.statuses,
       peers: peers.statuses,
       revocationLists,
+      pools: () => [kmeId, ...config.peers.map(({ id }) => id)],
       redisAnswers: () => redis?.answers() ?? true,
       clock,
       log: log.slice('alarms'),

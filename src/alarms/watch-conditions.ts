@@ -36,6 +36,8 @@ export interface WatchConditionsParts extends WatchParts {
   readonly links: () => readonly LinkSight[]
   readonly peers: () => readonly PeerSight[]
   readonly revocationLists: () => readonly RevocationListSight[]
+  /** KMEs there is a pool for. */
+  readonly pools: () => readonly string[]
   /** Always true where there is no Redis. */
   readonly redisAnswers: () => boolean
   readonly log: Logger
@@ -114,11 +116,13 @@ export const watchConditions = async (parts: WatchConditionsParts, signal: Abort
   /** Clears incidents that are long over, and alarms of links, peers and lists that are configured no more. */
   const tidyUp = (current: readonly Condition[]): void => {
     const names = new Set(current.map(({ name }) => name))
+    const pools = new Set(parts.pools())
     for (const { name, raisedAt } of alarms.active()) {
       const [kind = ''] = name.split(':')
       const lastsMs = incidentsLastMs[kind]
       const isOver = lastsMs !== undefined && clock.nowMs() - raisedAt.getTime() >= lastsMs
-      const isGone = OWN_KINDS.has(kind) && !names.has(name)
+      const isGone =
+        (OWN_KINDS.has(kind) && !names.has(name)) || (kind.startsWith('pool.') && !pools.has(name.slice(kind.length + 1)))
       if (isOver || isGone) alarms.clear(name)
     }
   }

@@ -1,5 +1,6 @@
 /** PostgreSQL: one connection pool, a Prisma client over it for ordinary queries, and plain parameterised SQL for the
  *  statements that decide about keys. */
+import type { Socket } from 'node:net'
 import { PrismaPg } from '@prisma/adapter-pg'
 import pg from 'pg'
 import { PrismaClient } from '../generated/prisma/client.ts'
@@ -125,7 +126,12 @@ export const openDatabase = (options: DatabaseOptions): Database => {
   })
   // Each connection tells of its own loss, also between two statements of a transaction, when the pool does not listen: an
   // error nobody hears would end the process. The statement that comes next fails by itself.
-  pool.on('connect', (client) => client.on('error', options.onError))
+  const open = new Set<pg.PoolClient>()
+  pool.on('connect', (client) => {
+    open.add(client)
+    client.on('error', options.onError)
+  })
+  pool.on('remove', (client) => open.delete(client))
   pool.on('error', () => undefined)
   const prisma = new PrismaClient({ adapter: new PrismaPg(pool) })
 
@@ -244,8 +250,15 @@ export const openDatabase = (options: DatabaseOptions): Database => {
       }
     },
     [Symbol.asyncDispose]: async () => {
-      await prisma.$disconnect()
-      await pool.end()
+      const ended = new AbortController()
+      const end = async (): Promise<void> => {
+        await prisma.$disconnect()
+        await pool.end()
+        ended.abort()
+      }
+      await Promise.race([end(), clock.sleep(END_DEADLINE_MS, ended.signal)])
+      // A server that is silent does not close its side, and the connections would keep this process from ending.
+      for (const client of open) (client as unknown as { connection: { stream: Socket } }).connection.stream.destroy()
     },
   }
 }

@@ -4,12 +4,13 @@
 -- Returns  points counted with these, milliseconds left of the window. Not counted when that is more than the most.
 local points = tonumber(ARGV[1])
 local most = tonumber(ARGV[3])
+local windowMs = math.ceil(tonumber(ARGV[4]) * 1000)
 local leftMs = redis.call('PTTL', KEYS[1])
-local counted = 0
-if leftMs > 0 then
-  counted = tonumber(redis.call('GET', KEYS[1]))
-else
-  leftMs = math.ceil(tonumber(ARGV[4]) * 1000)
+local counted = leftMs > 0 and redis.call('TYPE', KEYS[1]).ok == 'string' and tonumber(redis.call('GET', KEYS[1]))
+-- What is no count of this window was put there by somebody else.
+if not counted or not (counted >= 0 and counted <= most) or leftMs > windowMs then
+  counted = 0
+  leftMs = windowMs
 end
 if points > 0 and counted + points > most then
   return { counted + points, leftMs }

@@ -131,11 +131,14 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
   const unitCountOf = ({ number, sizeBits }: Wanted): number => number * Math.ceil(sizeBits / limits.keySizeBits)
 
   /** Tries hints of the pool until the store grants a claim. Hints the store refused are dropped: they were stale. */
-  const tryClaims = async <T>(wanted: Wanted, claim: (assignment: Assignment) => Promise<T | 'conflict'>) => {
+  const tryClaims = async <T>(
+    wanted: Wanted,
+    claim: (assignment: Assignment, fromFallback: boolean) => Promise<T | 'conflict'>,
+  ) => {
     for (let attempt = 1; attempt <= CLAIM_ATTEMPTS; attempt += 1) {
       const { units, fromFallback } = await takeUnits(wanted)
       const assignment = toAssignment(wanted, units)
-      const claimed = await claim(assignment)
+      const claimed = await claim(assignment, fromFallback)
       if (claimed !== 'conflict') return { assignment, claimed }
       // Units of the fallback source that another process was quicker to use; they are in no pool.
       if (fromFallback) continue
@@ -185,9 +188,9 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
     }
     // Asked before anything is claimed: a peer that is away costs no keys.
     if (!peer.available()) throw new PeerUnavailable(RETRY_PEER_S)
-    const { assignment, claimed } = await tryClaims(wanted, async (candidate) => {
+    const { assignment, claimed } = await tryClaims(wanted, async (candidate, fromFallback) => {
       try {
-        return await store.claim({ peerKmeId: peer.kmeId, assignment: candidate })
+        return await store.claim({ peerKmeId: peer.kmeId, assignment: candidate, fromFallback })
       } catch (error) {
         if (error instanceof KeyDataAccess) await parts.settlement.burn(candidate.aid, 'the units could not be opened')
         else pool.doubt(peer.kmeId)

@@ -38,6 +38,8 @@ export const createEventStreams = (options: EventStreamsOptions): EventStreams =
 
   return {
     open: (res, subscribe, endsAtMs) => {
+      // Whoever left before this says nothing any more, and would never free its place.
+      if (res.closed || res.destroyed) return
       if (ended || open.size >= streamsMax) throw new Unavailable(RETRY_TOO_MANY_S)
       const over = new AbortController()
       const finish = (): void => {

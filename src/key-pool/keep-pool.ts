@@ -21,11 +21,17 @@ const FAR_UNITS = 1000
 
 /** Rebuilds the pool when it came into doubt, in every process, until `signal` aborts. */
 export const rebuildWhenInDoubt = async ({ pool, store, clock, log }: KeepPoolParts, signal: AbortSignal): Promise<void> => {
+  let failed = false
   while (!signal.aborted) {
     try {
-      if (pool.needsRebuild()) await pool.rebuild(store.availableUnits())
+      if (pool.needsRebuild()) {
+        await pool.rebuild(store.availableUnits())
+        failed = false
+      }
     } catch (error) {
-      log.warn({ error }, 'the pool could not be rebuilt; trying again')
+      // Once, not each time.
+      if (!failed) log.warn({ error }, 'the pool could not be rebuilt; trying again')
+      failed = true
     }
     await clock.sleep(LOOK_MS, signal)
   }

@@ -36,8 +36,9 @@ export interface RedisKeyPoolParts {
 
 /** Units given and not reported received for so long go back into the line. */
 const LEASE_MS = 10_000
-/** Where no request follows, answers are reported received after so long. */
-const REPORT_MS = 1000
+/** Answers are reported received after so long, and where no request follows a little later. */
+const REPORT_AFTER_MS = 2000
+const REPORT_MS = 2500
 /** A rebuilding that pauses for longer is given up. */
 const REBUILD_PAUSE_MS = 10_000
 const RUNS_PER_PAGE = 100
@@ -60,7 +61,7 @@ interface Line {
   /** Whether something unusable was met in it. */
   damaged: boolean
   /** Answers that arrived and of which Redis is not told yet. */
-  received: string[]
+  received: { readonly token: string; readonly atMs: number }[]
   readonly takeTogether: (request: TakeRequest) => Promise<Taken>
 }
 
@@ -97,7 +98,6 @@ export const createRedisKeyPool = (parts: RedisKeyPoolParts): KeyPool => {
 
   const doubt = (line: Line): void => {
     line.doubtedMs ??= clock.nowMs()
-    instead.startAnew(line.peerKmeId)
   }
   const run = async (line: Line, script: PoolScript, args: readonly (string | number | Buffer)[]): Promise<unknown> => {
     try {
@@ -133,8 +133,10 @@ export const createRedisKeyPool = (parts: RedisKeyPoolParts): KeyPool => {
 
   const takeAll = async (line: Line, requests: readonly TakeRequest[]): Promise<readonly Taken[]> => {
     const token = random.uuid()
-    const { received } = line
-    line.received = []
+    // Not at once: until its units are claimed, a rebuilding would take them for free.
+    const untilMs = clock.monotonicMs() - REPORT_AFTER_MS
+    const received = line.received.filter(({ atMs }) => atMs <= untilMs)
+    line.received = line.received.filter(({ atMs }) => atMs > untilMs)
     let answer: unknown
     try {
       answer = await run(line, 'take', [
@@ -143,7 +145,7 @@ export const createRedisKeyPool = (parts: RedisKeyPoolParts): KeyPool => {
         clock.nowMs(),
         LEASE_MS,
         received.length,
-        ...received,
+        ...received.map((one) => one.token),
         ...requests.flatMap(({ account, unitCount }) => [account, unitCount]),
       ])
     } catch (error) {
@@ -154,21 +156,26 @@ export const createRedisKeyPool = (parts: RedisKeyPoolParts): KeyPool => {
       doubt(line)
       throw new RedisAway()
     }
-    if (requests.length > 0 && line.received.push(token) === 1) void reportReceived(line)
+    if (requests.length > 0 && line.received.push({ token, atMs: clock.monotonicMs() }) === 1) void reportReceived(line)
     const taken = requests.map(({ unitCount }, i) => toTaken(answer[i], unitCount))
-    if (taken.every((one) => one !== undefined)) return taken
+    if (taken.every((one) => one !== undefined)) {
+      for (const one of taken) if ('units' in one) instead.noteTaken(one.units)
+      return taken
+    }
     doubt(line)
     throw new RedisContentError(new Error('units that cannot be read'))
   }
 
   /** Where no request follows, Redis is told all the same, long before it takes the units back. */
   const reportReceived = async (line: Line): Promise<void> => {
-    await clock.sleep(REPORT_MS, parts.signal)
-    if (line.received.length === 0 || parts.signal.aborted || !isServing(line)) return
-    try {
-      await takeAll(line, [])
-    } catch {
-      // Said and remembered by run().
+    while (line.received.length > 0 && !parts.signal.aborted) {
+      await clock.sleep(REPORT_MS, parts.signal)
+      if (parts.signal.aborted || !isServing(line)) return
+      try {
+        await takeAll(line, [])
+      } catch {
+        // Said and remembered by run().
+      }
     }
   }
 
@@ -221,10 +228,13 @@ export const createRedisKeyPool = (parts: RedisKeyPoolParts): KeyPool => {
       await run(line, 'add-to-rebuild', [page.id, clock.nowMs(), REBUILD_PAUSE_MS, page.theirs, ...page.runs])
       rebuilding.set(line, { id: page.id, theirs: 0, runs: [] })
     }
-    for (const line of lines.values()) await begin(line)
+    const known = new Set(lines.values())
+    const inDoubt = [...known].filter((line) => line.doubtedMs !== undefined)
+    for (const line of inDoubt.length > 0 ? inDoubt : known) await begin(line)
+    if (rebuilding.size === 0 && inDoubt.length > 0) units = none()
     for await (const available of units) {
       const line = lineOf(available.peerKmeId)
-      if (!doubtedMs.has(line)) await begin(line)
+      if (!known.has(line) && !doubtedMs.has(line)) await begin(line)
       const page = rebuilding.get(line)
       if (page === undefined) continue
       page.theirs += available.theirs
@@ -265,6 +275,7 @@ export const createRedisKeyPool = (parts: RedisKeyPoolParts): KeyPool => {
       return instead.take(peerKmeId, account, unitCount)
     },
     giveBack: (peerKmeId, units) => {
+      instead.noteGivenBack(units)
       const runs = units.filter((one) => one.units.length > 0).map(toRunBytes)
       return runs.length === 0 ? Promise.resolve() : change(peerKmeId, 'give-back', [processId, ...runs])
     },
@@ -273,11 +284,20 @@ export const createRedisKeyPool = (parts: RedisKeyPoolParts): KeyPool => {
       (await read(lineOf(peerKmeId), account))?.drawable ?? (await instead.level(peerKmeId)).mine,
     level: (peerKmeId) => levelOf(lineOf(peerKmeId)),
     levels: () => Promise.all([...lines.values()].map(levelOf)),
-    doubt: (peerKmeId) => doubt(lineOf(peerKmeId)),
+    doubt: (peerKmeId) => {
+      doubt(lineOf(peerKmeId))
+      instead.startAnew(peerKmeId)
+    },
     needsRebuild: () =>
       [...lines.values()].some((line) => line.doubtedMs !== undefined && redis.available(line.keys[0] as string)),
     rebuild,
   }
+}
+
+/** Where another process rebuilds, nothing is read. */
+// eslint-disable-next-line @typescript-eslint/require-await
+async function* none(): AsyncIterable<never> {
+  yield* []
 }
 
 const toTaken = (answer: unknown, unitCount: number): Taken | undefined => {

@@ -1,8 +1,8 @@
 /** What a pool does that has lost its Redis: it takes units straight from the key store. Each process reads blocks in an order of its
  *  own, so that several seldom choose the same units; when they do, the key store grants them to one. */
 import type { Clock } from '../kernel/clock.ts'
-import type { KmeId } from '../kernel/identifiers.ts'
-import type { AvailableUnits, KeyStore, StoreCounts } from '../key-store/key-store.ts'
+import type { BlockId, KmeId } from '../kernel/identifiers.ts'
+import type { AvailableUnits, KeyStore, StoreCounts, UnitRun } from '../key-store/key-store.ts'
 import { unitCountOf, type Account, type KeyPool, type PoolLevel, type Taken } from './key-pool.ts'
 import { createMemoryKeyPool } from './memory-key-pool.ts'
 import type { SharePolicy } from './share-out.ts'
@@ -12,12 +12,18 @@ export interface StoreReader {
   level(peerKmeId: KmeId): Promise<PoolLevel>
   /** Forgets units it has read for this peer: they may have been used since. */
   startAnew(peerKmeId: KmeId): void
+  /** Units that this process has taken, here or from Redis: until they are claimed they look free. */
+  noteTaken(units: readonly UnitRun[]): void
+  /** They are free again. */
+  noteGivenBack(units: readonly UnitRun[]): void
 }
 
 /** Units are read ahead, so that not every request costs a reading. */
 const READ_AHEAD_UNITS = 512
 /** For so long a reading that found too few counts, and so do counts. */
 const FRESH_MS = 200
+/** A unit that was taken is claimed or given back in this time, at the least. */
+const CLAIM_MS = 5000
 
 export const createStoreReader = (parts: {
   store: Pick<KeyStore, 'freeUnits' | 'counts'>
@@ -36,6 +42,28 @@ export const createStoreReader = (parts: {
   >()
   let counts: { atMs: number; read: Promise<readonly StoreCounts[]> } | undefined
 
+  /** Units taken lately: those of the last CLAIM_MS, and some of as long before. */
+  let taken = new Map<BlockId, Set<number>>()
+  let takenBefore = new Map<BlockId, Set<number>>()
+  let turnedMs = clock.monotonicMs()
+  const noteTaken = (units: readonly UnitRun[]): void => {
+    if (clock.monotonicMs() - turnedMs > CLAIM_MS) {
+      takenBefore = taken
+      taken = new Map()
+      turnedMs = clock.monotonicMs()
+    }
+    for (const run of units) {
+      let noted = taken.get(run.blockId)
+      if (noted === undefined) taken.set(run.blockId, (noted = new Set()))
+      for (const unit of run.units) noted.add(unit)
+    }
+  }
+  const withoutTaken = ({ mine, ...rest }: AvailableUnits): AvailableUnits => {
+    const sets = [taken.get(mine.blockId), takenBefore.get(mine.blockId)].filter((set) => set !== undefined)
+    if (sets.length === 0) return { mine, ...rest }
+    return { ...rest, mine: { blockId: mine.blockId, units: mine.units.filter((unit) => !sets.some((set) => set.has(unit))) } }
+  }
+
   const poolOf = (peerKmeId: KmeId) => {
     let found = pools.get(peerKmeId)
     if (found === undefined) {
@@ -47,7 +75,7 @@ export const createStoreReader = (parts: {
     const one = poolOf(peerKmeId)
     const wanted = unitCount + READ_AHEAD_UNITS
     const units = await store.freeUnits(peerKmeId, wanted, parts.processId)
-    await one.pool.rebuild(each(units))
+    await one.pool.rebuild(each(units.map(withoutTaken)))
     if (unitCountOf(units.map(({ mine }) => mine)) < wanted) one.drainedAtMs = clock.monotonicMs()
   }
   const countsNow = (): Promise<readonly StoreCounts[]> => {
@@ -60,13 +88,18 @@ export const createStoreReader = (parts: {
   return {
     take: async (peerKmeId, account, unitCount) => {
       const one = poolOf(peerKmeId)
-      const taken = await one.pool.take(peerKmeId, account, unitCount)
-      if ('units' in taken) return taken
-      if (one.reading === undefined && clock.monotonicMs() - one.drainedAtMs <= FRESH_MS) return taken
+      const takeNow = async (): Promise<Taken> => {
+        const found = await one.pool.take(peerKmeId, account, unitCount)
+        if ('units' in found) noteTaken(found.units)
+        return found
+      }
+      const found = await takeNow()
+      if ('units' in found) return found
+      if (one.reading === undefined && clock.monotonicMs() - one.drainedAtMs <= FRESH_MS) return found
       // Whoever comes while a reading is under way waits for it.
       one.reading ??= readAgain(peerKmeId, unitCount).finally(() => (one.reading = undefined))
       await one.reading
-      return one.pool.take(peerKmeId, account, unitCount)
+      return takeNow()
     },
     level: async (peerKmeId) => {
       const found = (await countsNow()).find((one) => one.peerKmeId === peerKmeId)
@@ -75,6 +108,15 @@ export const createStoreReader = (parts: {
     },
     startAnew: (peerKmeId) => {
       pools.delete(peerKmeId)
+    },
+    noteTaken,
+    noteGivenBack: (units) => {
+      for (const { blockId, units: back } of units) {
+        for (const unit of back) {
+          taken.get(blockId)?.delete(unit)
+          takenBefore.get(blockId)?.delete(unit)
+        }
+      }
     },
   }
 }

@@ -79,6 +79,8 @@ export interface Assignment {
 export interface ClaimRequest {
   readonly peerKmeId: KmeId
   readonly assignment: Assignment
+  /** Whether the units are of the fallback source. A hint that is wrong about it is a conflict. */
+  readonly fromFallback?: boolean
 }
 
 /** Claimed units as key bytes, and the proof for the peer that they are these bytes. */
@@ -153,9 +155,11 @@ export interface KeyStore {
   pendingBlocks(linkId: LinkId): Promise<readonly PendingBlock[]>
   /** Units of the link's INGESTED blocks. */
   pendingUnits(linkId: LinkId): Promise<number>
+  /** Units of a link that nobody has used yet. */
+  unusedUnits(linkId: LinkId): Promise<number>
   /** HMACs over the whole block that only a holder of the same bytes can make: the one this KME proves its bytes with, and
-   *  the one it expects from the peer. Undefined when the block is not here, destroyed, or does not open. */
-  blockTags(blockId: BlockId): Promise<BlockTags | undefined>
+   *  the one it expects from the peer. Undefined when the block is not here, not of this link, destroyed, or does not open. */
+  blockTags(blockId: BlockId, of: { readonly linkId: LinkId; readonly peerKmeId: KmeId }): Promise<BlockTags | undefined>
   /** INGESTED to AVAILABLE. Undefined when the block was not INGESTED (a repeated confirmation). */
   release(blockId: BlockId): Promise<AvailableUnits | undefined>
   /** INGESTED to DESTROYED: the two ends do not hold the same block. */

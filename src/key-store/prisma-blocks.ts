@@ -75,7 +75,16 @@ export const appendAudit = (statements: Statements, events: readonly AuditEvent[
 
 type BlockMethods = Pick<
   KeyStore,
-  'deposit' | 'pendingBlocks' | 'pendingUnits' | 'blockTags' | 'release' | 'discard' | 'availableUnits' | 'counts' | 'freeUnits'
+  | 'deposit'
+  | 'pendingBlocks'
+  | 'pendingUnits'
+  | 'unusedUnits'
+  | 'blockTags'
+  | 'release'
+  | 'discard'
+  | 'availableUnits'
+  | 'counts'
+  | 'freeUnits'
 >
 
 export const blockMethods = ({ database, keyring, reader, kmeId, unitSizeBits }: BlockParts): BlockMethods => ({
@@ -146,9 +155,18 @@ export const blockMethods = ({ database, keyring, reader, kmeId, unitSizeBits }:
     return rows[0]?.units ?? 0
   },
 
-  blockTags: async (blockId) => {
+  unusedUnits: async (linkId) => {
+    const [row] = await database.query<{ units: number }>(
+      `SELECT coalesce(sum(unit_count - bit_count(taken)), 0)::int AS units FROM key_block
+       WHERE link_id = $1 AND state IN ('INGESTED', 'AVAILABLE')`,
+      [linkId],
+    )
+    return row?.units ?? 0
+  },
+
+  blockTags: async (blockId, of) => {
     const block = (await reader.open([blockId])).get(blockId)
-    if (block === undefined) return undefined
+    if (block?.place.linkId !== of.linkId || block.peerKmeId !== of.peerKmeId) return undefined
     const whole = {
       units: [{ blockId, units: Array.from({ length: block.unitCount }, (_, unit) => unit) }],
       sizeBits: block.unitSizeBits,

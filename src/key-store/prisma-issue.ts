@@ -5,7 +5,15 @@ import { createBatching } from '../kernel/batching.ts'
 import { Conflict, KeyDataAccess } from '../kernel/errors.ts'
 import type { AssignmentId, BlockId, KeyId, KmeId, SaeId } from '../kernel/identifiers.ts'
 import { assignmentTag } from './commitment.ts'
-import type { Claim, ClaimRequest, Issue, KeyMaterial, KeyStore, UnitRun } from './key-store.ts'
+import {
+  isFallback,
+  type Claim,
+  type ClaimRequest,
+  type Issue,
+  type KeyMaterial,
+  type KeyStore,
+  type UnitRun,
+} from './key-store.ts'
 import {
   assignmentRow,
   blockIdsOf,
@@ -119,10 +127,14 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
   ): Promise<(KeyMaterial | Error)[]> => {
     const assignments = requests.map((request) => request.assignment)
     const blocks = await reader.open(blockIdsOf(assignments))
-    for (const { peerKmeId, assignment } of requests) {
-      // Another KME knows the bytes of the blocks it shares: a wrong hint must not turn them into keys for somebody else.
-      const isForeign = ({ blockId }: UnitRun): boolean => (blocks.get(blockId)?.peerKmeId ?? peerKmeId) !== peerKmeId
-      if (assignment.units.some(isForeign)) throw new RangeError('a block is shared with another KME')
+    for (const { peerKmeId, assignment, fromFallback = false } of requests) {
+      // Another KME knows the bytes of the blocks it shares: a wrong hint must not turn them into keys for somebody else, nor
+      // keys of the fallback source into keys of a link.
+      const isForeign = ({ blockId }: UnitRun): boolean => {
+        const block = blocks.get(blockId)
+        return block !== undefined && (block.peerKmeId !== peerKmeId || isFallback(block.place.linkId) !== fromFallback)
+      }
+      if (assignment.units.some(isForeign)) throw new RangeError('units of another pool')
     }
     const { blockIds, masks } = masksOf(
       assignments.flatMap((assignment) => assignment.units),

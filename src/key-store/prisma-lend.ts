@@ -4,7 +4,7 @@ import type { Database } from '../database/database.ts'
 import type { BlockId, KmeId } from '../kernel/identifiers.ts'
 import type { KeyStore, UnitRun } from './key-store.ts'
 import type { BlockState } from './key-states.ts'
-import { appendAudit, masksIn } from './prisma-blocks.ts'
+import { appendAudit, masksIn, OF_FALLBACK } from './prisma-blocks.ts'
 import { unitsIn } from './unit-bits.ts'
 
 const countUnits = (runs: readonly UnitRun[]): number => runs.reduce((sum, run) => sum + run.units.length, 0)
@@ -27,7 +27,7 @@ export const lendMethods = ({ database }: { database: Database }): LendMethods =
         `WITH lent AS (
            UPDATE key_block b SET mine = b.mine & ~m.mask
            FROM unnest($1::uuid[], $2::text[]::varbit[]) AS m(block_id, mask)
-           WHERE b.block_id = m.block_id AND b.state = 'AVAILABLE' AND b.peer_kme_id = $3
+           WHERE b.block_id = m.block_id AND b.state = 'AVAILABLE' AND b.peer_kme_id = $3 AND NOT ${OF_FALLBACK}
              AND bit_count(b.taken & m.mask) = 0 AND bit_count(b.mine & m.mask) = bit_count(m.mask) RETURNING 1
          ), loan AS (
            INSERT INTO loan (loan_id, peer_kme_id, role, state, units) VALUES ($4, $3, 'lender', 'DONE', $5::text::jsonb)
@@ -67,7 +67,7 @@ export const lendMethods = ({ database }: { database: Database }): LendMethods =
       const rows = await statements.query<{ block_id: BlockId; state: BlockState; gained: string }>(
         `UPDATE key_block b SET mine = b.mine | (m.mask & ~b.taken)
          FROM unnest($1::uuid[], $2::text[]::varbit[]) AS m(block_id, mask)
-         WHERE b.block_id = m.block_id AND b.state IN ('INGESTED', 'AVAILABLE') AND b.peer_kme_id = $3
+         WHERE b.block_id = m.block_id AND b.state IN ('INGESTED', 'AVAILABLE') AND b.peer_kme_id = $3 AND NOT ${OF_FALLBACK}
          RETURNING b.block_id, b.state, (m.mask & ~b.taken)::text AS gained`,
         [blockIds, masks, peerKmeId],
       )

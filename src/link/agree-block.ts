@@ -71,7 +71,7 @@ export const createBlockAgreement = (parts: AgreeBlockParts): BlockAgreement => 
   const propose = async (blockId: BlockId): Promise<boolean> => {
     const peer = parts.peers.named(peerKmeId)
     if (peer?.available() !== true) return false
-    const tags = await store.blockTags(blockId)
+    const tags = await store.blockTags(blockId, parts)
     if (tags === undefined) {
       await discard(blockId, 'it could not be opened')
       return true
@@ -140,7 +140,8 @@ export const createBlockAgreement = (parts: AgreeBlockParts): BlockAgreement => 
       }
     },
     answer: async ({ blockId, tag }) => {
-      const tags = await store.blockTags(blockId)
+      // A peer may speak of the blocks of its own links only.
+      const tags = await store.blockTags(blockId, parts)
       if (tags === undefined) return { outcome: 'unknown' }
       if (!equal(tag, tags.peers)) {
         await discard(blockId, 'the two ends hold different bytes')

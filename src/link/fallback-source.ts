@@ -50,11 +50,13 @@ interface Channel {
   readonly peerKmeId: KmeId
   readonly linkId: LinkId
   readonly agreement: BlockAgreement
+  readonly maxKeysPerS: number
   /** Keys this process may give out and take in. */
   readonly given: Allowance
   readonly accepted: Allowance
   making: Promise<boolean> | undefined
-  adoptedMs: number
+  /** Looking for units that were left over; undefined before it began. */
+  adopting: Promise<void> | undefined
   /** Until then the peer is not asked. */
   pausedUntilMs: number
   notedMs: number
@@ -68,12 +70,12 @@ const UNITS_PER_BLOCK_MAX = 4096
 /** Of a block on its way: the bytes of the largest block with units of the default size, of a smaller one with others. */
 export const FALLBACK_BLOCK_BYTES_MAX = 256 * 1024
 const ATTEMPTS = 16
-/** How often units that nobody uses are looked for. */
-const ADOPT_INTERVAL_MS = 60_000
 /** How long a peer that refuses, or could not take a block just now, is not asked again. */
 const REFUSED_PAUSE_MS = 10_000
 const FAILED_PAUSE_MS = 1000
 const NOTE_INTERVAL_MS = 1000
+/** A peer may have sent what it is allowed to in so long, and not used it. */
+const UNUSED_MAX_S = 60
 const TIDY_INTERVAL_MS = 10_000
 
 /** So many a second on average. One that is larger than that is let through and paid off by waiting. */
@@ -123,10 +125,11 @@ export const createFallbackSource = (parts: FallbackSourceParts): FallbackSource
       peerKmeId,
       linkId,
       agreement,
+      maxKeysPerS,
       given: createAllowance(perS, clock),
       accepted: createAllowance(perS, clock),
       making: undefined,
-      adoptedMs: -Infinity,
+      adopting: undefined,
       pausedUntilMs: -Infinity,
       notedMs: -Infinity,
     }
@@ -192,19 +195,25 @@ export const createFallbackSource = (parts: FallbackSourceParts): FallbackSource
     }
   }
 
-  /** Takes over units that processes left behind. What another process is about to use it claims first, or this one does. */
+  /** Takes over units that processes left behind. They look the same as those that another process is about to use, which claims
+   *  them first, or this one does: so it happens once, when this process is alone or takes over from another. */
   const adopt = async (channel: Channel): Promise<void> => {
-    channel.adoptedMs = clock.monotonicMs()
     const { peerKmeId } = channel
-    for (const units of await store.freeUnits(peerKmeId, UNITS_PER_BLOCK_MAX, kmeId, 'fallback')) await line.offer(units)
+    try {
+      if ((await line.level(peerKmeId)).mine > 0) return
+      for (const units of await store.freeUnits(peerKmeId, UNITS_PER_BLOCK_MAX, kmeId, 'fallback')) await line.offer(units)
+    } catch (error) {
+      log.warn({ peer: peerKmeId, error }, 'units of the fallback source that were left over could not be read')
+    }
   }
 
   const takeOrMake = async (channel: Channel, unitCount: number): Promise<readonly UnitRun[] | undefined> => {
     for (let attempt = 1; attempt <= ATTEMPTS; attempt += 1) {
       const taken = await line.take(channel.peerKmeId, NOBODY, unitCount)
       if ('units' in taken) return taken.units
-      if (clock.monotonicMs() - channel.adoptedMs > ADOPT_INTERVAL_MS) {
-        await adopt(channel)
+      if (attempt === 1) {
+        if (parts.processes.alive().length === 1) channel.adopting ??= adopt(channel)
+        await channel.adopting
         continue
       }
       // Several requests may share one block; whoever finds it used up makes another.
@@ -213,6 +222,10 @@ export const createFallbackSource = (parts: FallbackSourceParts): FallbackSource
     }
     return undefined
   }
+
+  /** Whether the peer sent far more than it uses: what nobody uses would stay for ever. */
+  const isFull = async ({ linkId, maxKeysPerS }: Channel): Promise<boolean> =>
+    (await store.unusedUnits(linkId)) > Math.max(2 * UNITS_PER_BLOCK_MAX, UNUSED_MAX_S * maxKeysPerS)
 
   return {
     take: async (peerKmeId, unitCount) => {
@@ -238,7 +251,7 @@ export const createFallbackSource = (parts: FallbackSourceParts): FallbackSource
         })
         return 'refused'
       }
-      if (!channel.accepted.spend(units)) return 'too-many'
+      if ((await isFull(channel)) || !channel.accepted.spend(units)) return 'too-many'
       const deviceBlock = blockName(peerKmeId, name)
       const blockId: BlockId = blockIdOf(channel.linkId, deviceBlock)
       await store.deposit({ blockId, linkId: channel.linkId, deviceBlock, peerKmeId, issuedHere: 'none', key })
@@ -257,6 +270,8 @@ export const createFallbackSource = (parts: FallbackSourceParts): FallbackSource
             channel.agreement.wake()
           }
         }
+        if (channel.adopting === undefined || parts.processes.alive().length > 1) channel.adopting = adopt(channel)
+        await channel.adopting
         await Promise.all([channel.agreement.run(held), wakeNowAndThen()])
       }
       await Promise.all(

@@ -82,14 +82,16 @@ export const openRedis = (options: RedisOptions): RedisConnection => {
     lastError = error.message
   })
 
-  /** What does not answer, by the key it was asked for. */
-  const away = new Map<string, { retryMs: number; nextAtMs: number }>()
+  /** What does not answer, by the key it was asked for. After a probe that went well it is tried again, and is as it should be
+   *  only when a script has run. */
+  const away = new Map<string, { retryMs: number; nextAtMs: number; tried: boolean }>()
   const fail = (key: string, error: unknown): void => {
     const before = away.get(key)
-    if (before === undefined) log.warn({ key, error }, 'Redis does not answer; working without it')
+    if (before === undefined) log.warn({ key, error }, 'Redis does not answer, or refuses; working without it')
     const retryMs = before === undefined ? RETRY_FIRST_MS : Math.min(RETRY_LAST_MS, before.retryMs * 2)
-    away.set(key, { retryMs, nextAtMs: clock.monotonicMs() + retryMs })
+    away.set(key, { retryMs, nextAtMs: clock.monotonicMs() + retryMs, tried: false })
   }
+  const isAway = (key: string): boolean => away.get(key)?.tried === false
 
   const names = new Set<string>()
   const call = (script: RedisScript, keys: readonly string[], args: readonly (string | number | Buffer)[]): Promise<unknown> => {
@@ -110,13 +112,15 @@ export const openRedis = (options: RedisOptions): RedisConnection => {
 
   return {
     client,
-    available: (key) => !away.has(key) && client.status === 'ready',
+    available: (key) => !isAway(key) && client.status === 'ready',
     answers: () => away.size === 0 && client.status === 'ready',
     run: async (script, keys, args) => {
       const key = keys[0] as string
-      if (away.has(key)) throw new RedisAway()
+      if (isAway(key)) throw new RedisAway()
       try {
-        return await call(script, keys, args)
+        const answer = await call(script, keys, args)
+        if (away.delete(key)) log.info({ key }, 'Redis answers')
+        return answer
       } catch (error) {
         const answered = (error as Error).name === 'ReplyError' && !REFUSALS.test((error as Error).message)
         if (answered) throw new RedisContentError(error)
@@ -128,14 +132,13 @@ export const openRedis = (options: RedisOptions): RedisConnection => {
       while (!signal.aborted) {
         // A client ends for good when word of a failover reaches it while it looks for the new primary.
         if (client.status === 'end') client.connect().catch((error: unknown) => log.warn({ error }, 'Redis'))
-        for (const [key, { nextAtMs }] of away) {
-          if (clock.monotonicMs() < nextAtMs) continue
+        for (const [key, state] of away) {
+          if (state.tried || clock.monotonicMs() < state.nextAtMs) continue
           try {
             // A write, because a server that cannot store anything is of no use either.
             await client.set(`${key}:probe`, '1', 'PX', 1000)
-            away.delete(key)
+            state.tried = true
             lastError = undefined
-            log.info({ key }, 'Redis answers')
           } catch (error) {
             fail(key, error)
           }

@@ -54,6 +54,7 @@ const watch = (): void => {
     links: () => links,
     peers: () => peers,
     revocationLists: () => revocationLists,
+    pools: () => ['kme-b'],
     redisAnswers: () => redisAnswers,
   }
   void watchConditions({ alarms, ...sights, clock, log: createLogger('silent') }, running.signal)
@@ -106,12 +107,13 @@ describe('a condition', () => {
     expect(names()).toEqual([])
   })
 
-  it('of a link that is configured no more is cleared, and an alarm of others is left alone', async () => {
+  it('of a link or pool that is configured no more is cleared, and an alarm of others is left alone', async () => {
     alarms.raise('link.down:a-x', 'critical', 'from before the restart')
-    alarms.raise('pool.exhausted:kme-x', 'critical', 'somebody else looks after it')
+    alarms.raise('pool.exhausted:kme-x', 'critical', 'from before the restart')
+    alarms.raise('pool.exhausted:kme-b', 'critical', 'somebody else looks after it')
     watch()
     await pass(2)
-    expect(names()).toEqual(['pool.exhausted:kme-x'])
+    expect(names()).toEqual(['pool.exhausted:kme-b'])
   })
 
   it('of a revocation list is raised on its last day', async () => {

@@ -24,8 +24,9 @@ local function read_state()
   local state = {}
   for i, field in ipairs(FIELDS) do
     local text = values[i] or '0'
-    -- Somebody else may have written it.
-    if not string.match(text, '^%-?%d%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?$') then error('a level is no number') end
+    -- Somebody else may have written it. More may be given back than was taken since the pool was built, and nothing else is negative.
+    local sign = field == 'taken' and '%-?' or ''
+    if not string.match(text, '^' .. sign .. '%d%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?$') then error('a level is no number') end
     state[field] = tonumber(text)
   end
   return state
