@@ -1,0 +1,24 @@
+import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { applyMigrations } from '../../src/database/migrate.ts'
+import { startEmbeddedPostgres } from '../../src/embedded-postgres/embedded-postgres.ts'
+
+/** PostgreSQL as in production. */
+export const startDatabase = async () => {
+  const directory = mkdtempSync(join(tmpdir(), 'openkme-scale-'))
+  const server = await startEmbeddedPostgres({ directory, durable: true })
+  return {
+    pid: Number.parseInt(readFileSync(join(directory, 'data', 'postmaster.pid'), 'utf8'), 10),
+    createDatabase: async (name: string) => {
+      await server.createDatabase(name)
+      const url = server.url(name)
+      await applyMigrations(url)
+      return { url, drop: () => Promise.resolve() }
+    },
+    [Symbol.asyncDispose]: async () => {
+      await server.stop()
+      rmSync(directory, { recursive: true, force: true })
+    },
+  }
+}
