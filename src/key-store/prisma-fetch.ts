@@ -3,7 +3,7 @@
 import { auditColumns, insertAudit, type AuditEvent } from '../audit/audit.ts'
 import { outcomeUnknown, repeatOnContention, sqlState } from '../database/database.ts'
 import { createBatching } from '../kernel/batching.ts'
-import { KeyNotFound, Unauthorized, Unavailable } from '../kernel/errors.ts'
+import { KeyDataAccess, KeyNotFound, Unauthorized, Unavailable } from '../kernel/errors.ts'
 import type { Clock } from '../kernel/clock.ts'
 import type { AssignmentId, KeyId, SaeId } from '../kernel/identifiers.ts'
 import { SecretBytes } from '../kernel/secret-bytes.ts'
@@ -132,7 +132,10 @@ export const fetchMethods = (parts: FetchParts): Pick<KeyStore, 'fetch'> => {
       granted.push({ request, shares, fromFallback: answer.keys.some((key) => key.fromFallback) })
     })
     if (granted.length === 0) return answers
-    const changed = [...changes.values()].filter((change) => change.fetched !== change.before)
+    // In one order everywhere, so that concurrent statements lock assignments in the same order.
+    const changed = [...changes.values()]
+      .filter((change) => change.fetched !== change.before)
+      .sort((one, other) => (one.held.aid < other.held.aid ? -1 : 1))
     try {
       await commit(granted, changed).catch(async (error: unknown) => {
         // Keys marked as fetched and not handed out would be lost. Only the database can say.
@@ -223,7 +226,9 @@ export const fetchMethods = (parts: FetchParts): Pick<KeyStore, 'fetch'> => {
 
   return {
     fetch: async (request) => {
-      const answer = await serveTogether(request)
+      let answer = await serveTogether(request)
+      // Another process may have delivered the last key of a block after this one had looked: then the key is not found, not damaged.
+      if (answer instanceof KeyDataAccess) answer = await serveTogether(request)
       if (answer instanceof Error) throw answer
       return answer
     },

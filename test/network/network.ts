@@ -81,9 +81,9 @@ export interface NetworkOptions {
   /** Most connections of a KME to its database; the default of the configuration if left out. */
   readonly databaseConnections?: number
   readonly blockBytes?: number
-  readonly qberMean?: number
-  /** How many blocks a device keeps that its KME has not taken; many if left out. */
+  /** Blocks a device keeps while nobody pulls them; the emulator's own number if left out. */
   readonly bufferBlocks?: number
+  readonly qberMean?: number
   /** Do not wait until keys have been agreed. */
   readonly startEmpty?: boolean
   readonly saeIdentity?: 'san-uri' | 'san-uri-or-cn'

@@ -43,7 +43,9 @@ const issueOne = async (): Promise<boolean> => {
 }
 
 describe('a KME with workers', () => {
-  it('says once that it listens, when all of them do', () => {
+  it('says once that it listens, when all of them do', async () => {
+    // What a worker says takes its own way into the log.
+    await eventually('both say so', () => kme.log().split('"KME started"').length > WORKERS)
     const lines = kme.log().split('\n')
     expect(lines.filter((line) => line.includes('"event":"listening"'))).toHaveLength(1)
     const started = lines.filter((line) => line.includes('"KME started"')).map((line) => JSON.parse(line) as { worker: string })
