@@ -9,12 +9,21 @@ interface Tool {
   readonly debianPackage: string
 }
 
-const TOOLS: readonly Tool[] = [
+const ALWAYS: readonly Tool[] = [
   { program: 'openssl', probe: ['version'], debianPackage: 'openssl' },
   { program: 'redis-server', probe: ['--version'], debianPackage: 'redis-server' },
   // Makes system calls of PostgreSQL fail.
   { program: 'strace', probe: ['-V'], debianPackage: 'strace' },
 ]
+
+/** Only for those who ask for them by name. */
+const ON_REQUEST: Readonly<Record<string, readonly Tool[]>> = {
+  // A file system of our own, for npm run test:power-cut.
+  fuse: [
+    { program: 'fusermount', probe: ['-V'], debianPackage: 'fuse' },
+    { program: '/usr/bin/python3', probe: ['-c', 'import fusepy'], debianPackage: 'python3-fusepy' },
+  ],
+}
 
 const answers = (program: string, args: readonly string[]): boolean => spawnSync(program, args, { stdio: 'ignore' }).status === 0
 
@@ -37,7 +46,8 @@ const install = (packages: readonly string[]): void => {
   }
 }
 
-const missing = TOOLS.filter(isMissing)
+const wanted = [...ALWAYS, ...process.argv.slice(2).flatMap((name) => ON_REQUEST[name] ?? [])]
+const missing = wanted.filter(isMissing)
 if (missing.length > 0) install(missing.map((tool) => tool.debianPackage))
 const stillMissing = missing.filter(isMissing)
 if (stillMissing.length > 0) {
