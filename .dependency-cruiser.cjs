@@ -17,7 +17,7 @@ const mayUse = {
   'key-store': ['kernel', 'database', 'audit', 'custody'],
   processes: ['kernel', 'database'],
   'key-pool': ['kernel', 'database', 'audit', 'alarms', 'key-store', 'redis'],
-  link: ['kernel', 'key-store', 'key-pool', 'peer', 'processes', 'http', 'audit', 'alarms'],
+  link: ['kernel', 'bb84', 'key-store', 'key-pool', 'peer', 'processes', 'http', 'audit', 'alarms'],
   delivery: ['kernel', 'generated', 'database', 'redis', 'http', 'audit', 'peer', 'key-store', 'key-pool'],
   admin: [
     'kernel',
@@ -34,12 +34,14 @@ const mayUse = {
     'alarms',
   ],
   client: ['kernel'], // what SAEs import; it must not drag a KME along
+  bb84: ['kernel'], // the protocol as mathematics: pure functions, nothing that waits or connects
+  'quantum-channel': ['kernel', 'bb84'],
   'device-emulator': ['kernel'], // and the frame codec of the link drivers, see below
   demo: ['kernel', 'pki', 'admin', 'embedded-postgres'], // runs the command line as child processes; see doors-only
 }
 
 /** Slices without a door: every file may be imported by those the table above lets in. */
-const open = ['kernel', 'config', 'database', 'redis', 'http', 'generated']
+const open = ['kernel', 'config', 'database', 'redis', 'http', 'bb84', 'generated']
 
 /** npm package: the only files that import it. */
 const wrappedIn = {
