@@ -34,7 +34,7 @@ const mayUse = {
     'alarms',
   ],
   client: ['kernel'], // what SAEs import; it must not drag a KME along
-  bb84: ['kernel'], // the protocol as mathematics: pure functions, nothing that waits or connects
+  bb84: ['kernel', 'generated'], // the protocol as mathematics: pure functions, nothing that waits or connects
   'quantum-channel': ['kernel', 'bb84'],
   'device-emulator': ['kernel'], // and the frame codec of the link drivers, see below
   demo: ['kernel', 'pki', 'admin', 'embedded-postgres'], // runs the command line as child processes; see doors-only

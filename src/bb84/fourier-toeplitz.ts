@@ -22,25 +22,33 @@ interface Plan {
 
 const MIN_POINTS = 4
 
-/** Angles of the roots of a ring's four parts, beside a quarter of its own, in turns: w, -w, iw, -iw. */
+/** Angles by which the four parts of a ring are apart, in turns: w, -w, iw, -iw. */
 const PART_TURNS = [0, 1 / 2, 1 / 4, 3 / 4] as const
 
 /** Of a power of two. */
-const isPowerOfFour = (points: number): boolean => (Math.clz32(points) & 1) === 1
+export const isPowerOfFour = (points: number): boolean => (Math.clz32(points) & 1) === 1
+
+/** For each depth the angles of the roots w, in turns, of rings u^(4h) - w^4 that are split in four until four coefficients are left.
+ *  @param turns angles of the w^4 at the top. Powers of two under the line keep all of them exact.
+ *  @param coefficients of each ring at the top; a power of four. */
+export const rootTurns = (turns: readonly number[], coefficients: number): readonly (readonly number[])[] => {
+  const roots = turns.map((turn) => turn / 4)
+  if (coefficients === 4) return [roots]
+  const parts = roots.flatMap((root) => PART_TURNS.map((part) => root + part))
+  return [roots, ...rootTurns(parts, coefficients / 4)]
+}
 
 const planOf = (points: number): Plan => {
-  const roots: Float64Array[] = []
-  // u^M - i itself, or the two halves that one splitting in two leaves when M is not a power of four. All exact in binary.
-  let turns = isPowerOfFour(points) ? [1 / 4] : [1 / 8, 5 / 8]
-  for (let parts = points / turns.length; parts >= 4; parts /= 4) {
+  // u^M - i itself, or its two halves when M is no power of four.
+  const levels = isPowerOfFour(points) ? rootTurns([1 / 4], points) : rootTurns([1 / 8, 5 / 8], points / 2)
+  const roots = levels.map((turns) => {
     const level = new Float64Array(2 * turns.length)
     for (const [ring, turn] of turns.entries()) {
-      level[2 * ring] = Math.cos((Math.PI / 2) * turn)
-      level[2 * ring + 1] = Math.sin((Math.PI / 2) * turn)
+      level[2 * ring] = Math.cos(2 * Math.PI * turn)
+      level[2 * ring + 1] = Math.sin(2 * Math.PI * turn)
     }
-    roots.push(level)
-    if (parts > 4) turns = turns.flatMap((turn) => PART_TURNS.map((part) => turn / 4 + part))
-  }
+    return level
+  })
   return { points, roots, x: new Float64Array(2 * points), t: new Float64Array(2 * points) }
 }
 

@@ -8,6 +8,7 @@
 import { directToeplitz } from './direct-toeplitz.ts'
 import { createFourierToeplitz } from './fourier-toeplitz.ts'
 import type { ToeplitzProduct } from './toeplitz-product.ts'
+import { createWasmToeplitz } from './wasm-toeplitz.ts'
 
 export interface Amplification {
   /** The reconciled string, packed. Left as it is: the caller wipes it. */
@@ -55,8 +56,13 @@ export const createAmplify =
     return again
   }
 
+const wasm = createWasmToeplitz()
+
+/** How `amplify` computes here: 'TypeScript', about three times as slow, only where the runtime has no WebAssembly. */
+export const AMPLIFICATION_METHOD = wasm === undefined ? 'TypeScript' : 'WebAssembly'
+
 /** Shortens a string. One call at a time; the thread is busy meanwhile. */
-export const amplify = createAmplify(createFourierToeplitz())
+export const amplify = createAmplify(wasm ?? createFourierToeplitz())
 
 /** Copies `count` bits from bit `from` on; spare bits are zero. */
 const cutBits = (bits: Uint8Array, from: number, count: number): Uint8Array => {
