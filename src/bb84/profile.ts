@@ -50,9 +50,9 @@ const PROFILES = {
     attenuationDbPerKm: 0.2,
     receiver: { efficiency: 0.1, darkCountProbability: 6e-7, afterpulseProbability: 0.04, deadTimeNs: 0 },
     misalignment: 0.005,
-    intensities: [0.431, 0.202, 0.0002],
-    intensityProbabilities: [52 / 256, 142 / 256, 62 / 256],
-    keyBasisProbability: 98 / 128,
+    intensities: [0.487, 0.231, 0.0002],
+    intensityProbabilities: [45 / 256, 142 / 256, 69 / 256],
+    keyBasisProbability: 102 / 128,
   },
   /** Superconducting detectors across a town. */
   metro: {
@@ -62,7 +62,7 @@ const PROFILES = {
     attenuationDbPerKm: 0.2,
     receiver: { efficiency: 0.5, darkCountProbability: 1e-7, afterpulseProbability: 0, deadTimeNs: 0 },
     misalignment: 0.01,
-    intensities: [0.627, 0.306, 0.0002],
+    intensities: [0.626, 0.306, 0.0002],
     intensityProbabilities: [70 / 256, 131 / 256, 55 / 256],
     keyBasisProbability: 104 / 128,
   },
@@ -74,8 +74,8 @@ const PROFILES = {
     attenuationDbPerKm: 0.21,
     receiver: { efficiency: 0.045, darkCountProbability: 8.5e-7, afterpulseProbability: 0, deadTimeNs: 0 },
     misalignment: 0.033,
-    intensities: [0.48, 0.2, 0.0002],
-    intensityProbabilities: [52 / 256, 142 / 256, 62 / 256],
+    intensities: [0.395, 0.18, 0.0002],
+    intensityProbabilities: [44 / 256, 145 / 256, 67 / 256],
     keyBasisProbability: 98 / 128,
   },
   /** Indium gallium arsenide photodiodes of today on a short fibre. */
@@ -86,9 +86,9 @@ const PROFILES = {
     attenuationDbPerKm: 0.2,
     receiver: { efficiency: 0.2, darkCountProbability: 1e-6, afterpulseProbability: 0.01, deadTimeNs: 0 },
     misalignment: 0.01,
-    intensities: [0.55, 0.26, 0.0002],
+    intensities: [0.533, 0.256, 0.0002],
     intensityProbabilities: [60 / 256, 137 / 256, 59 / 256],
-    keyBasisProbability: 101 / 128,
+    keyBasisProbability: 103 / 128,
   },
 } as const satisfies Record<string, Bb84Profile>
 
