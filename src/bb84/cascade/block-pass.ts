@@ -78,33 +78,21 @@ export const createBlockPass = (options: BlockPassOptions): SearchedPass => {
   }
   own.fill(0)
 
-  /** Forgets the beginnings of blocks that are even again. */
-  const tidy = (): void => {
-    let kept = 0
-    for (const start of queue) {
-      if (bitOf(odd, start) === 1) queue[kept++] = start
-      else flipBit(queued, start)
-    }
-    queue.length = kept
-  }
-
   return {
-    smallestOddBits: () => {
-      tidy()
-      let smallest = 0
-      for (const start of queue) {
-        const size = setBitAfter(cuts, start) - start
-        if (smallest === 0 || size < smallest) smallest = size
-      }
-      return smallest
-    },
     halve: (round) => {
-      tidy()
-      for (const start of queue) {
+      let kept = 0
+      for (let index = 0; index < queue.length; index++) {
+        const start = queue[index]!
+        if (bitOf(odd, start) === 0) {
+          flipBit(queued, start)
+          continue
+        }
+        queue[kept++] = start
         const end = setBitAfter(cuts, start)
         const middle = (start + end) >>> 1
         round.add(askOf(pass, middle), start, end, rangeParity(bits, start, middle))
       }
+      queue.length = kept
     },
     cut: (round, index, parity) => {
       const start = round.start(index)

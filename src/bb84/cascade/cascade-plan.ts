@@ -9,7 +9,6 @@ export const MIN_FRAME_BITS = 64
 export const MAX_FRAME_BITS = 1 << 20
 /** Block passes and random halves of a frame together, those of an extension included. */
 export const MAX_PASSES = 64
-const PLANNED_PASSES = 14
 
 export interface CascadePlan {
   readonly frameBits: number
@@ -19,7 +18,8 @@ export interface CascadePlan {
   readonly halves: number
 }
 
-/** Table 3: error rate, then the block sizes of passes one and two. */
+/** Table 3: error rate, then the block sizes of passes one and two. The last row is from own simulations: blocks for
+ *  error rates at which there is no key to be had, chosen for few rounds. */
 const TABLE: readonly (readonly [qber: number, first: number, second: number])[] = [
   [0.005, 256, 1024],
   [0.01, 128, 512],
@@ -33,21 +33,27 @@ const TABLE: readonly (readonly [qber: number, first: number, second: number])[]
   [0.09, 8, 256],
   [0.1, 8, 256],
   [0.11, 8, 256],
+  [0.5, 4, 128],
 ]
-const TABLE_LOWEST = 0.0035
-const TABLE_HIGHEST = 0.12
-const THIRD_BLOCK_BITS = 4096
-/** Below this error rate larger blocks save next to nothing. */
+/** Between two rows the one above gives away less and needs fewer rounds (simulated), but for a little beyond a row. */
+const ROW_REACH = 1.1
+/** Below it the closed form of the same paper asks for larger blocks than the first row has. */
+const TABLE_LOWEST = 0.0028
+/** Larger blocks than its save next to nothing. */
 const LOWEST_QBER = 1e-4
+/** The third block size of the table, for its frames of 2^14 bits; a longer frame has four blocks as well. */
+const THIRD_BLOCK_BITS = 4096
+const TABLE_FRAME_BITS = 2 ** 14
+/** With the three block passes, the published 14. */
+const HALVES = 11
 
 const firstBlocks = (qber: number): readonly [first: number, second: number] => {
-  if (qber >= TABLE_LOWEST && qber <= TABLE_HIGHEST) {
-    const [, first, second] = TABLE.reduce((best, row) => (Math.abs(row[0] - qber) < Math.abs(best[0] - qber) ? row : best))
-    return [first, second]
+  if (qber < TABLE_LOWEST) {
+    const a = Math.log2(1 / Math.max(qber, LOWEST_QBER)) - 0.5
+    return [2 ** Math.ceil(a), 2 ** Math.ceil((a + 12) / 2)]
   }
-  // The closed form of the same paper, where its table has no row.
-  const a = Math.log2(1 / Math.max(qber, LOWEST_QBER)) - 0.5
-  return [2 ** Math.max(2, Math.ceil(a)), 2 ** Math.ceil((a + 12) / 2)]
+  const [, first, second] = TABLE.find((row) => qber <= ROW_REACH * row[0])!
+  return [first, second]
 }
 
 /** The plan for a frame of `frameBits` bits of which a share `qber` is expected to differ. A wrong expectation costs
@@ -58,6 +64,9 @@ export const cascadePlan = (frameBits: number, qber: number): CascadePlan => {
     throw new RangeError(`a Cascade frame has ${MIN_FRAME_BITS} to ${MAX_FRAME_BITS} bits, not ${frameBits}`)
   if (!(qber >= 0 && qber <= 0.5)) throw new RangeError(`the expected error rate must be between 0 and 0.5, not ${qber}`)
   const half = Math.ceil(frameBits / 2)
-  const blockBits = [...firstBlocks(qber), THIRD_BLOCK_BITS].map((bits) => Math.min(bits, half))
-  return { frameBits, blockBits, halves: PLANNED_PASSES - blockBits.length }
+  const third = Math.max(THIRD_BLOCK_BITS, 2 ** Math.round(Math.log2(frameBits / 4)))
+  const blockBits = [...firstBlocks(qber), third].map((bits) => Math.min(bits, half))
+  // A longer frame keeps more errors past the block passes; every half finds each of them with probability 1/2.
+  const extraHalves = Math.max(0, Math.round(Math.log2(frameBits / TABLE_FRAME_BITS)))
+  return { frameBits, blockBits, halves: HALVES + extraHalves }
 }

@@ -83,24 +83,16 @@ export const createCorrector = ({ bits, bitCount, plan, seed }: CascadeFrame): C
     })
   }
 
-  const mostUrgent = (): SearchedPass | undefined => {
-    let chosen: SearchedPass | undefined
-    let smallest = 0
-    for (const pass of passes) {
-      const size = pass.smallestOddBits()
-      if (size === 0 || (chosen !== undefined && size >= smallest)) continue
-      chosen = pass
-      smallest = size
-    }
-    return chosen
-  }
-
+  /** Searches the pass under search to its end, then the first one with an odd block. */
   const advance = (): void => {
     round.clear()
-    do {
-      searched = mostUrgent()
-    } while (searched === undefined && passes.length < knownPasses && passes.push(begin(passes.length)))
     searched?.halve(round)
+    for (let pass = 0; round.count === 0 && pass < knownPasses; pass++) {
+      if (pass === passes.length) passes.push(begin(pass))
+      searched = passes[pass]!
+      searched.halve(round)
+    }
+    if (round.count === 0) searched = undefined
     asks = round.asks()
   }
 

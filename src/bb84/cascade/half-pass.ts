@@ -1,7 +1,7 @@
 /** A pass that compares the parity of one random half of the frame. It finds what survived the block passes, which is
  *  little: its cuts are a short list. Positions are those of the key's own order. */
 import { askOf, positionOfAsk } from './cascade-asks.ts'
-import { bitOf, parityOfWord } from './parity-words.ts'
+import { bitOf, bitsSet, parityOfWord } from './parity-words.ts'
 import { ContradictoryParities } from './searched-pass.ts'
 import type { SearchedPass } from './searched-pass.ts'
 
@@ -29,7 +29,12 @@ export const createHalfPass = ({ pass, frameBits, half, key, parity }: HalfPassO
 
   const membersOf = (start: number, end: number): number => {
     let members = 0
-    for (let position = start; position < end; position++) members += bitOf(half, position)
+    for (let index = start >>> 5; index << 5 < end; index++) {
+      let word = half[index]!
+      if (index << 5 < start) word &= -1 << (start & 31)
+      if ((index << 5) + 32 > end) word &= ~(-1 << (end & 31))
+      members += bitsSet(word)
+    }
     return members
   }
 
@@ -46,21 +51,13 @@ export const createHalfPass = ({ pass, frameBits, half, key, parity }: HalfPassO
   const given = [0, parity]
   /** Of the block that begins at each cut. */
   const odd = [(masked(0, frameBits) ^ parity) === 1]
-  if (odd[0] && membersOf(0, frameBits) === 0) throw new ContradictoryParities()
+  let oddBlocks = odd[0] ? 1 : 0
+  if (oddBlocks === 1 && membersOf(0, frameBits) === 0) throw new ContradictoryParities()
 
   return {
-    smallestOddBits: () => {
-      let smallest = 0
-      for (const [index, isOdd] of odd.entries()) {
-        if (!isOdd) continue
-        const size = membersOf(cuts[index]!, cuts[index + 1]!)
-        if (smallest === 0 || size < smallest) smallest = size
-      }
-      return smallest
-    },
     halve: (round) => {
-      for (const [index, isOdd] of odd.entries()) {
-        if (!isOdd) continue
+      for (let index = 0; oddBlocks > 0 && index < odd.length; index++) {
+        if (!odd[index]) continue
         const start = cuts[index]!
         const end = cuts[index + 1]!
         // A half of one member is one random number in 2^57; asking once too often is simpler than a case of its own.
@@ -85,6 +82,7 @@ export const createHalfPass = ({ pass, frameBits, half, key, parity }: HalfPassO
       if (bitOf(half, bit) === 0) return
       const at = cuts.findIndex((cut) => cut > bit) - 1
       odd[at] = !odd[at]
+      oddBlocks += odd[at] ? 1 : -1
       if (odd[at] && membersOf(cuts[at]!, cuts[at + 1]!) === 1) throw new ContradictoryParities()
     },
     wipe: () => {

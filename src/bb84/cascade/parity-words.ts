@@ -27,6 +27,13 @@ export const parityOfWord = (word: number): number => {
   return (0x6996 >>> (x & 15)) & 1
 }
 
+/** How many bits of the word are set. */
+export const bitsSet = (word: number): number => {
+  let x = word - ((word >>> 1) & 0x55555555)
+  x = (x & 0x33333333) + ((x >>> 2) & 0x33333333)
+  return Math.imul((x + (x >>> 4)) & 0x0f0f0f0f, 0x01010101) >>> 24
+}
+
 /** The bits in another order: bit `position` of the result is bit `bitAt[position]`. */
 export const reordered = (words: Uint32Array, bitAt: Uint32Array): Uint32Array => {
   const result = new Uint32Array(words.length)

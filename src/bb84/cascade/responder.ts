@@ -4,7 +4,7 @@
 import { checkAsk, firstAsks, passOfAsk, positionOfAsk } from './cascade-asks.ts'
 import type { CascadePlan } from './cascade-plan.ts'
 import { shufflesOf } from './cascade-shuffles.ts'
-import { maskedParity, prefixParities, prefixParity, reordered, wordsOf } from './parity-words.ts'
+import { bitOf, maskedParity, prefixParities, reordered, wordsOf } from './parity-words.ts'
 
 export interface CascadeFrame {
   /** The key bits, packed, spare bits zero. They are copied. */
@@ -43,8 +43,6 @@ export const createResponder = ({ bits, bitCount, plan, seed }: CascadeFrame): C
   }
 
   const prefixesOf = (pass: number): Uint32Array => {
-    const known = prefixes[pass]
-    if (known !== undefined) return known
     if (pass === 0) return (prefixes[0] = prefixParities(key))
     const ordered = pass < plan.blockBits.length ? reordered(key, shuffles.permutation(pass).bitAt) : masked(pass)
     const fresh = prefixParities(ordered)
@@ -53,19 +51,20 @@ export const createResponder = ({ bits, bitCount, plan, seed }: CascadeFrame): C
     return fresh
   }
 
-  const parityOf = (ask: number): number => {
-    const pass = passOfAsk(ask)
-    const position = positionOfAsk(ask)
-    // Most halves are never searched.
-    if (position === bitCount && pass >= plan.blockBits.length) return maskedParity(key, shuffles.half(pass))
-    return prefixParity(prefixesOf(pass), position)
-  }
-
   const answer = (asks: Int32Array): Uint8Array => {
     if (wiped) throw new Error('the frame is wiped')
     for (let index = 0; index < asks.length; index++) checkAsk(asks[index]!, bitCount)
     const parities = new Uint8Array((asks.length + 7) >>> 3)
-    for (let index = 0; index < asks.length; index++) parities[index >>> 3]! |= parityOf(asks[index]!) << (index & 7)
+    for (let index = 0; index < asks.length; index++) {
+      const pass = passOfAsk(asks[index]!)
+      const position = positionOfAsk(asks[index]!)
+      // Most halves are never searched.
+      const parity =
+        pass >= plan.blockBits.length && position === bitCount
+          ? maskedParity(key, shuffles.half(pass))
+          : bitOf(prefixes[pass] ?? prefixesOf(pass), position - 1)
+      parities[index >>> 3]! |= parity << (index & 7)
+    }
     disclosedBits += asks.length
     return parities
   }

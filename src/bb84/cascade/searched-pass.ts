@@ -3,9 +3,7 @@
 import type { SearchRound } from './search-round.ts'
 
 export interface SearchedPass {
-  /** The number of key bits in its smallest odd block; 0 when no block is odd. */
-  smallestOddBits(): number
-  /** Adds the asks that halve every odd block. */
+  /** Adds the asks that halve every odd block; none when no block is odd. */
   halve(round: SearchRound): void
   /** Cuts the block of one of those asks with Alice's answer.
    *  @returns the index of the key bit that must be wrong when that is settled now, else -1. */
