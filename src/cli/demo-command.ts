@@ -5,6 +5,7 @@ import type { Command } from 'commander'
 import { prepareDemo, resetDemo, runDemo } from '../demo/demo.ts'
 import { BASE_PORT_MAX, DEFAULT_BASE_PORT } from '../demo/layout.ts'
 import { systemClock } from '../kernel/clock.ts'
+import { addDemoEveCommand } from './demo-eve-command.ts'
 
 const DEFAULT_DIRECTORY = '.kme/demo'
 
@@ -15,7 +16,7 @@ interface Flags {
 }
 
 export const addDemoCommand = (program: Command): void => {
-  program
+  const demo = program
     .command('demo')
     .summary('run three KMEs on this machine to try everything')
     .description(
@@ -31,11 +32,11 @@ export const addDemoCommand = (program: Command): void => {
 Environment:
   KME_DEMO_DIR   directory of the demo (default ${DEFAULT_DIRECTORY})
   KME_DEMO_PORT  base port (default ${DEFAULT_BASE_PORT}). SAE APIs are at base +1 to +3, peer APIs at +11 to +13,
-                 admin APIs at +21 to +23, PostgreSQL at +31, emulated devices at +41 to +44`,
+                 admin APIs at +21 to +23, PostgreSQL at +31, emulated devices at +41 to +46, the links' classical
+                 wires at +47 and +48`,
     )
     .action(async (flags: Flags) => {
-      const directory = resolve(process.env['KME_DEMO_DIR'] || DEFAULT_DIRECTORY)
-      const basePort = parseBasePort(process.env['KME_DEMO_PORT'] || String(DEFAULT_BASE_PORT))
+      const { directory, basePort } = demoPlace()
       if (flags.containers === true && flags.prepareOnly !== true) throw new Error('--containers goes with --prepare-only')
       if (flags.reset === true) await resetDemo(directory)
       if (flags.prepareOnly === true) {
@@ -45,7 +46,13 @@ Environment:
         await run(directory, basePort)
       }
     })
+  addDemoEveCommand(demo, demoPlace)
 }
+
+const demoPlace = () => ({
+  directory: resolve(process.env['KME_DEMO_DIR'] || DEFAULT_DIRECTORY),
+  basePort: parseBasePort(process.env['KME_DEMO_PORT'] || String(DEFAULT_BASE_PORT)),
+})
 
 const run = async (directory: string, basePort: number): Promise<void> => {
   const stopping = new AbortController()

@@ -1,10 +1,10 @@
 /** `kme device-emulator`: a pair of emulated QKD devices for demos and trials (docs/device-protocol.md). */
-import { createInterface } from 'node:readline'
-import { InvalidArgumentError } from 'commander'
 import type { Command } from 'commander'
 import { CONTROL_LINES, obeyControlLine } from '../device-emulator/control-line.ts'
 import { createDeviceEmulator } from '../device-emulator/device-emulator.ts'
 import type { DeviceEmulatorOptions } from '../device-emulator/device-emulator.ts'
+import { decimal, runInForeground, STOP_WITH_PARENT } from './emulator-command.ts'
+import { wholeNumber } from './terminal.ts'
 
 interface Flags {
   readonly portA: number
@@ -44,7 +44,7 @@ export const addDeviceEmulatorCommand = (program: Command): void => {
     .option('--corrupt <p>', 'probability that one bit of a block is wrong at one end', decimal(0, 1), 0)
     .option('--buffer-blocks <n>', 'unacknowledged blocks each end keeps before both stop', wholeNumber(1, 1_000_000), 1024)
     .option('--paused', 'produce nothing until "resume" is typed', false)
-    .option('--stop-with-parent', 'stop when standard input ends, as it does when the program that started this one dies', false)
+    .option(...STOP_WITH_PARENT)
     .addHelpText('after', `\nWhile it runs, type one of: ${CONTROL_LINES}`)
     .action((flags: Flags) => runDeviceEmulator(flags))
 }
@@ -65,44 +65,13 @@ const runDeviceEmulator = async (flags: Flags): Promise<void> => {
     startPaused: flags.paused,
   }
   const emulator = createDeviceEmulator(options)
-  const quit = Promise.withResolvers<void>()
-  const onSignal = (): void => quit.resolve()
-  process.on('SIGINT', onSignal)
-  process.on('SIGTERM', onSignal)
-  try {
-    await emulator.start()
-    const lines = createInterface({ input: process.stdin })
-    lines.on('line', (line) => {
-      if (line.trim() === '') return
-      const reply = obeyControlLine(emulator, line)
-      console.log(reply.text)
-      if (reply.quit) quit.resolve()
-    })
-    if (flags.stopWithParent) lines.once('close', () => quit.resolve())
-    console.log(`LISTENING a=${emulator.ports.a} b=${emulator.ports.b}`)
-    await quit.promise
-    lines.close()
-  } finally {
-    await emulator.stop()
-    // An open standard input would keep the process alive.
-    process.stdin.destroy()
-    process.off('SIGINT', onSignal)
-    process.off('SIGTERM', onSignal)
-  }
+  await runInForeground(
+    {
+      start: emulator.start,
+      announcement: () => `LISTENING a=${emulator.ports.a} b=${emulator.ports.b}`,
+      obey: (line) => obeyControlLine(emulator, line),
+      stop: emulator.stop,
+    },
+    flags.stopWithParent,
+  )
 }
-
-const wholeNumber =
-  (min: number, max: number) =>
-  (text: string): number => {
-    const value = /^\d+$/.test(text) ? Number(text) : NaN
-    if (!(value >= min && value <= max)) throw new InvalidArgumentError(`Give a whole number from ${min} to ${max}.`)
-    return value
-  }
-
-const decimal =
-  (min: number, max: number) =>
-  (text: string): number => {
-    const value = text.trim() === '' ? NaN : Number(text)
-    if (!(value >= min && value <= max)) throw new InvalidArgumentError(`Give a number from ${min} to ${max}.`)
-    return value
-  }

@@ -3,6 +3,7 @@ import { Command } from 'commander'
 import { systemClock } from '../kernel/clock.ts'
 import { systemRandom } from '../kernel/random.ts'
 import { addAdminCommands } from './admin-commands.ts'
+import { addChannelEmulatorCommand } from './channel-emulator-command.ts'
 import { addDemoCommand } from './demo-command.ts'
 import { addDeviceEmulatorCommand } from './device-emulator-command.ts'
 import { addDoctorCommand } from './doctor-command.ts'
@@ -20,6 +21,7 @@ const program = new Command('kme')
 addStartCommand(program)
 addDemoCommand(program)
 addDeviceEmulatorCommand(program)
+addChannelEmulatorCommand(program)
 addPkiCommands(program, { clock: systemClock, random: systemRandom, print: (text) => console.log(text) })
 addAdminCommands(program)
 addSaeClientCommands(program)

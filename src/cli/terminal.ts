@@ -52,7 +52,7 @@ export const readNamedFile = (file: string, option: string): string => {
 export const wholeNumber =
   (min: number, max: number) =>
   (text: string): number => {
-    const value = /^\d{1,10}$/.test(text) ? Number(text) : NaN
+    const value = /^\d{1,16}$/.test(text) ? Number(text) : NaN
     if (!(value >= min && value <= max)) throw new InvalidArgumentError(`Give a whole number from ${min} to ${max}.`)
     return value
   }

@@ -2,11 +2,12 @@
  *  Three KMEs in a line, kme-a - kme-b - kme-c. alice and mallory are homed at kme-a, bob at kme-b, carol at kme-c; mallory may
  *  share keys with nobody. Each of the two links has an emulated pair of QKD devices.
  *
- *  Ports, added to the base port: SAE API 1 to 3, peer API 11 to 13, admin API 21 to 23, PostgreSQL 31, devices 41 to 44. */
+ *  Ports, added to the base port: SAE API 1 to 3, peer API 11 to 13, admin API 21 to 23, PostgreSQL 31, devices 41 to 44, control of
+ *  the emulated devices 45 and 46, classical wire of a link 47 and 48. */
 import { join } from 'node:path'
 
 export const DEFAULT_BASE_PORT = 8440
-const HIGHEST_OFFSET = 44
+const HIGHEST_OFFSET = 48
 export const BASE_PORT_MAX = 65_535 - HIGHEST_OFFSET
 
 export type KmeName = 'kme-a' | 'kme-b' | 'kme-c'
@@ -41,16 +42,24 @@ export const portsOf = (basePort: number, kme: KmeName): Ports => {
 
 export const postgresPort = (basePort: number): number => basePort + 31
 
+const indexOf = (link: LinkName): number => links.findIndex(({ id }) => id === link)
+
 /** Ports of the two devices of a link, in the order of its ends. */
 export const devicePorts = (basePort: number, link: LinkName): readonly [number, number] => {
-  const first = basePort + 41 + 2 * links.findIndex(({ id }) => id === link)
+  const first = basePort + 41 + 2 * indexOf(link)
   return [first, first + 1]
 }
+
+/** Where the emulator of a link takes orders. */
+export const controlPort = (basePort: number, link: LinkName): number => basePort + 45 + indexOf(link)
+
+/** Where the stations of a link talk about what they measured. */
+export const classicalPort = (basePort: number, link: LinkName): number => basePort + 47 + indexOf(link)
 
 export const allPorts = (basePort: number): readonly number[] => [
   ...kmeNames.flatMap((kme) => Object.values(portsOf(basePort, kme)) as number[]),
   postgresPort(basePort),
-  ...links.flatMap(({ id }) => devicePorts(basePort, id)),
+  ...links.flatMap(({ id }) => [...devicePorts(basePort, id), controlPort(basePort, id), classicalPort(basePort, id)]),
 ]
 
 export type DemoFiles = ReturnType<typeof filesOf>

@@ -10,7 +10,7 @@ import type { Bb84Profile } from '../bb84/profile.ts'
 import { basesBytes } from '../bb84/pulse-source.ts'
 import type { Random } from '../kernel/random.ts'
 import { createQuantumChannel } from './channel.ts'
-import { serveControlLines } from './control-line.ts'
+import { serveControlLines } from './control-port.ts'
 import { checkedEve, EVE_OFF } from './eve.ts'
 import type { ChannelServer, Eve, QuantumChannel } from './quantum-channel.ts'
 

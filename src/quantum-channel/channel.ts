@@ -8,10 +8,11 @@
  *    be followed by another. Its detector is even: Bob's modulator chooses anew in every slot which detector stands for which value.
  *  - Both detectors at once are reported as such: dropping them would let Eve steer what is counted.
  *  Holds: dead time and a due afterpulse go on in the next burst; the same bursts with the same random streams give the same clicks. */
+import { deadTimeSlots } from '../bb84/detection-model.ts'
 import { basisAt, pulseAt, toPulse, valueOf, basisOf } from '../bb84/pulse-source.ts'
 import { createRandomStream } from '../bb84/random-stream.ts'
 import type { Random } from '../kernel/random.ts'
-import { deadSlots, patternLaw } from './click-law.ts'
+import { patternLaw } from './click-law.ts'
 import { checkedEve, EVE_OFF } from './eve.ts'
 import type { ChannelProfile, Eve, QuantumChannel } from './quantum-channel.ts'
 
@@ -35,7 +36,7 @@ export interface QuantumChannelOptions {
 /** @throws RangeError when Eve's fraction is not between 0 and 1. */
 export const createQuantumChannel = ({ profile, eve: firstEve = EVE_OFF }: QuantumChannelOptions): QuantumChannel => {
   const { afterpulseProbability } = profile.receiver
-  const blindSlots = deadSlots(profile)
+  const blindSlots = deadTimeSlots(profile.receiver.deadTimeNs, profile.pulseRateHz)
   let eve = checkedEve(firstEve)
   let laws = lawsOf(profile, eve)
   /** The first slot of the next burst in which the receiver sees again. */

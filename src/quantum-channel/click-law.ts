@@ -4,6 +4,7 @@
  *  A phase-randomised pulse of mean photon number mu reaches the detectors as two independent Poisson processes of means
  *  eta mu (1 - e) and eta mu e, e being the misalignment if Alice's and Bob's bases agree and one half if they do not.
  *  Dark counts are independent of the light and of each other. */
+import { transmittance } from '../bb84/detection-model.ts'
 import { splitForwarding } from './eve.ts'
 import type { ChannelProfile, Eve } from './quantum-channel.ts'
 
@@ -15,15 +16,6 @@ export interface PatternLaw {
   readonly wrong: number
   readonly both: number
 }
-
-/** eta: what arrives of the light and is detected. */
-export const transmittance = (profile: ChannelProfile): number =>
-  profile.receiver.efficiency * 10 ** ((-profile.attenuationDbPerKm * profile.distanceKm) / 10)
-
-/** Slots in which the receiver is blind after a click. */
-export const deadSlots = (profile: ChannelProfile): number =>
-  // A dead time that is a whole number of slots must stay that number whatever the rounding of the product.
-  Math.ceil(profile.receiver.deadTimeNs * 1e-9 * profile.pulseRateHz - 1e-6)
 
 /** @param meanDetected eta mu. @param error probability that a photon goes to the wrong detector. */
 const lightLaw = (meanDetected: number, error: number): PatternLaw => {

@@ -1,5 +1,4 @@
 /** The lines an operator types at a running quantum-channel emulator, on its standard input or its control port. */
-import type { Socket } from 'node:net'
 import type { ChannelServer, Eve } from './quantum-channel.ts'
 
 export const CONTROL_LINES = 'eve intercept <0..1> | eve split | eve off | status | quit'
@@ -32,24 +31,4 @@ const readEve = ([attack, fraction, ...rest]: readonly string[]): Eve | undefine
   if (attack === 'intercept' && fraction !== undefined) return { attack, fraction: Number(fraction) }
   if ((attack === 'split' || attack === 'off') && fraction === undefined) return { attack }
   return undefined
-}
-
-const MAX_LINE_LENGTH = 1_024
-
-/** Answers every line that comes on a connection with one line, until the other end closes it or asks to stop. */
-export const serveControlLines = (socket: Socket, server: Pick<ChannelServer, 'setEve' | 'status'>, onQuit: () => void): void => {
-  let rest = ''
-  socket.setEncoding('latin1')
-  socket.on('error', () => socket.destroy())
-  socket.on('data', (chunk: string) => {
-    const lines = (rest + chunk).split('\n')
-    rest = lines.pop() ?? ''
-    for (const line of lines) {
-      if (line.trim() === '') continue
-      const reply = obeyControlLine(server, line)
-      socket.write(`${reply.text}\n`)
-      if (reply.quit) onQuit()
-    }
-    if (rest.length > MAX_LINE_LENGTH) socket.destroy()
-  })
 }
