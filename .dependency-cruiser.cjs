@@ -17,7 +17,7 @@ const mayUse = {
   'key-store': ['kernel', 'database', 'audit', 'custody'],
   processes: ['kernel', 'database'],
   'key-pool': ['kernel', 'database', 'audit', 'alarms', 'key-store', 'redis'],
-  link: ['kernel', 'bb84', 'key-store', 'key-pool', 'peer', 'processes', 'http', 'audit', 'alarms'],
+  link: ['kernel', 'bb84', 'database', 'custody', 'key-store', 'key-pool', 'peer', 'processes', 'http', 'audit', 'alarms'],
   delivery: ['kernel', 'generated', 'database', 'redis', 'http', 'audit', 'peer', 'key-store', 'key-pool'],
   admin: [
     'kernel',

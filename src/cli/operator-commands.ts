@@ -2,6 +2,7 @@
  *  with --json; a person gets a table. */
 import type { Command } from 'commander'
 import type { components } from '../generated/admin.ts'
+import { addNewSecret } from './link-commands.ts'
 import { asAdmin, withAdminOptions, type AdminOptions } from './admin-access.ts'
 import { poolTable, addPoolCommands } from './pool-commands.ts'
 import { showSaeStatus, withSaeOptions, type SaeOptions } from './sae-client-commands.ts'
@@ -20,7 +21,9 @@ type Schemas = components['schemas']
 export const addOperatorCommands = (program: Command): void => {
   addStatus(program)
   addSaeCommands(group(program, 'sae', 'SAEs: who may use this KME, and who may share keys with whom'))
-  addList(group(program, 'link', 'QKD links'), 'all QKD links', 'links', linkTable)
+  const link = group(program, 'link', 'QKD links')
+  addList(link, 'all QKD links', 'links', linkTable)
+  addNewSecret(link)
   addPoolCommands(group(program, 'pool', 'key pools'))
   addList(group(program, 'peer', 'other KMEs'), 'all peer KMEs', 'peers', peerTable)
   addList(group(program, 'alarm', 'alarms'), 'alarms: raised, and cleared in the last seven days', 'alarms', alarmTable)
