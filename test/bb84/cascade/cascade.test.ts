@@ -77,6 +77,25 @@ describe('a frame', () => {
   })
 })
 
+it('frames of one block, of two lengths and under one seed, end equal in lockstep', () => {
+  const frames = [5_000, 5_001, 5_000, 5_001, 5_000].map((bitCount, index) => {
+    const { alice, bob } = noisyFrame(bitCount, 0.02, index)
+    const plan = cascadePlan(bitCount, 0.02)
+    const responder = createResponder({ bits: alice, bitCount, plan, seed: SEED })
+    const corrector = createCorrector({ bits: bob, bitCount, plan, seed: SEED })
+    corrector.take(responder.firstParities())
+    return { alice, responder, corrector }
+  })
+  let rounds = 1
+  for (let open = frames; (open = open.filter(({ corrector }) => corrector.asks().length > 0)).length > 0; rounds++) {
+    const wanted = open.map(({ corrector }) => corrector.asks())
+    const answers = open.map(({ responder }, index) => responder.answer(wanted[index]!))
+    open.forEach(({ corrector }, index) => corrector.take(answers[index]!))
+  }
+  for (const { alice, corrector } of frames) expect(Buffer.from(corrector.corrected()).equals(alice)).toBe(true)
+  expect(Math.max(...frames.map(({ corrector }) => corrector.roundCount))).toBe(rounds)
+})
+
 describe('an extension', () => {
   /** A plan without halves leaves errors in every other frame or so. */
   const unfinished = (): { run: ReturnType<typeof reconcile>; alice: Uint8Array } => {
