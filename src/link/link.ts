@@ -4,12 +4,38 @@ import type { KmeId, LinkId } from '../kernel/identifiers.ts'
 import type { SecretBytes } from '../kernel/secret-bytes.ts'
 import type { PoolLevel } from '../key-pool/key-pool.ts'
 
+/** Why a block that this KME distilled itself may be called secret (docs/bb84.md). Whole and plain, so that the audit log keeps it. */
+export interface SecurityStatement {
+  /** Events per intensity, strongest first: sifted key, disclosed, and of those in error. */
+  readonly nX: readonly number[]
+  readonly nZ: readonly number[]
+  readonly mZ: readonly number[]
+  /** Lower bounds on the vacuum and single-photon events in the sifted key. */
+  readonly vacuumEvents: number
+  readonly singlePhotonEvents: number
+  /** Upper bound on the phase error rate of the single-photon events, 0 to 0.5. */
+  readonly phaseErrorRate: number
+  /** Bits about the sifted key that reconciliation and verification told everybody. */
+  readonly leakBits: number
+  /** l: bits of secret key, those kept for authentication included. */
+  readonly lengthBits: number
+  readonly replenishBits: number
+  /** Authentication key used up, both directions. */
+  readonly tagBits: number
+  readonly epsilonSecrecy: number
+  readonly epsilonCorrectness: number
+  /** The probability that a forged tag of this block would have been accepted. */
+  readonly epsilonAuthentication: number
+}
+
 /** One block of key material as a device hands it over. */
 export interface KeyBlock {
   /** The device's own name for the block, equal at both ends; printable ASCII, 1 to 64 characters. */
   readonly deviceBlock: string
   /** Quantum bit error rate the device measured for this block, 0 to 1; undefined if it does not say. */
   readonly qber: number | undefined
+  /** Undefined when the key was distilled elsewhere, inside a device. */
+  readonly statement?: SecurityStatement
   /** The key bytes. Whoever receives the block wipes them. */
   readonly key: SecretBytes
   /** Tells the device that the block is stored durably and need not be sent again. */
@@ -22,6 +48,8 @@ export type DriverEvent =
   | { readonly kind: 'disconnected'; readonly reason: string }
   /** A block or frame was refused: wrong checksum, wrong length, out of sequence. */
   | { readonly kind: 'rejected'; readonly reason: string }
+  /** What the link measured of a block gave no key: too many errors, or too little that is provably secret. */
+  | { readonly kind: 'no-key'; readonly reason: string; readonly qber: number }
 
 /** The only thing a new device needs. */
 export interface LinkDriver {

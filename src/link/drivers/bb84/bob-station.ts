@@ -1,0 +1,103 @@
+/** Bob's station: chooses bases, announces which slots clicked, and distils blocks with Alice.
+ *  Holds: he never gets anything Alice did not send over the fibre or the classical channel. */
+import { createBasisChoice } from '../../../bb84/pulse-source.ts'
+import { bitAt, encodeClicks, gatherClicks, packedBytes, SiftingError, type ClickTally } from '../../../bb84/sifting.ts'
+import { explainUsedUp } from './alice-station.ts'
+import { converse, PAD_BYTES_PER_BLOCK, type BlockConversation } from './block-conversation.ts'
+import { SessionEnded } from './classical-session.ts'
+import { distilAtBob } from './distil-at-bob.ts'
+import { createKeyHealth } from './key-health.ts'
+import { openClickReceiver, type ClickReceiver } from './photon-link.ts'
+import { runBlocks } from './run-blocks.ts'
+import { AuthenticationKeyUsedUp, beginSession, readBlockStart, type BlockStart, type StationParts } from './station.ts'
+
+/** Alice may be ahead by the blocks that ended without a key at this end. */
+const AHEAD_BYTES_MAX = 16 * PAD_BYTES_PER_BLOCK
+const BOTH_DETECTORS = 3
+
+/** Runs until the session ends. @throws SessionEnded, AuthenticationFailed, AuthenticationKeyUsedUp, HealthTestFailed. */
+export const runBob = async (parts: StationParts, signal: AbortSignal): Promise<void> => {
+  const { profile, ledger, streams, slotsPerBurst } = parts
+  const session = await beginSession('bob', parts, signal)
+  const { classical, segments } = session
+  const choice = createBasisChoice(profile)
+  const health = createKeyHealth()
+  let nextBurst = 0
+
+  const accept = async (): Promise<{ conversation: BlockConversation; start: BlockStart }> => {
+    const conversation = converse({ channel: await classical.opened(), role: 'bob', context: session.context })
+    const start = readBlockStart(await conversation.receive('block-start'))
+    if (start.firstBurst !== nextBurst) throw new SessionEnded('BLOCK-START names bursts out of order')
+    nextBurst += start.bursts
+    const segment = segments.find(({ segmentId }) => segmentId === start.segmentId)
+    if (segment === undefined) throw new AuthenticationKeyUsedUp(explainUsedUp(segments))
+    const aheadBytes = start.fromByte - segment.nextByte
+    if (aheadBytes < 0 || aheadBytes > AHEAD_BYTES_MAX || start.fromByte + PAD_BYTES_PER_BLOCK > segment.sizeBytes) {
+      throw new SessionEnded('BLOCK-START names authentication key that is used, or too far ahead')
+    }
+    segment.nextByte = start.fromByte + PAD_BYTES_PER_BLOCK
+    const pads = await ledger.reserve(start.segmentId, start.fromByte, PAD_BYTES_PER_BLOCK)
+    conversation.authenticate(await ledger.hashKey(start.segmentId), pads)
+    return { conversation, start }
+  }
+
+  const collect = async (conversation: BlockConversation, start: BlockStart, photons: ClickReceiver): Promise<ClickTally> => {
+    const gathered = gatherClicks(profile.blockBits * 2)
+    try {
+      for (let burst = start.firstBurst; burst < start.firstBurst + start.bursts; burst += 1) {
+        const { slots, patterns, bases: chosen } = await photons.clicks(burst)
+        const bases = new Uint8Array(packedBytes(slots.length))
+        const coins = streams(`double-clicks:${burst}`).fill(new Uint8Array(packedBytes(slots.length)))
+        slots.forEach((slot, click) => {
+          const basis = bitAt(chosen, slot)
+          if (basis === 1) bases[click >> 3] = (bases[click >> 3] as number) | (1 << (click & 7))
+          const pattern = patterns[click] as number
+          // A double click must not be dropped: basis independence rests on it.
+          gathered.add(pattern === BOTH_DETECTORS ? bitAt(coins, click) : pattern >> 1, basis)
+        })
+        patterns.fill(0)
+        await conversation.send('clicks', encodeClicks({ slots, bases }))
+      }
+      return gathered.take()
+    } catch (error) {
+      gathered.wipe()
+      throw error
+    }
+  }
+
+  const stream = await parts.connectPhotons(signal).catch((error: unknown) => {
+    classical.end('the quantum channel cannot be reached')
+    throw error
+  })
+  const photons = await openClickReceiver({
+    stream,
+    linkId: parts.linkId,
+    sessionId: session.sessionId,
+    slotsPerBurst,
+    chooseBases: (burst) => choice.burst(slotsPerBurst, streams(`bases:${burst}`)),
+  })
+  await runBlocks(
+    {
+      session,
+      photons,
+      report: parts.report,
+      deliver: parts.deliver,
+      next: async (_block, over) => {
+        const { conversation, start } = await accept()
+        await parts.wanted(over)
+        await conversation.send('block-accept', Buffer.alloc(0))
+        const tally = await collect(conversation, start, photons)
+        const block = { deviceBlock: start.deviceBlock, tally, segments, health }
+        return {
+          conversation,
+          distil: () =>
+            distilAtBob(conversation, block, parts).catch((error: unknown) => {
+              if (error instanceof SiftingError) throw new SessionEnded(`refused: ${error.message}`)
+              throw error
+            }),
+        }
+      },
+    },
+    signal,
+  )
+}

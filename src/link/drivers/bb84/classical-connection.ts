@@ -1,0 +1,87 @@
+/** The classical channel of a BB84 link as a connection: TLS between the two KMEs, each with the certificate it shows its peers. TLS keeps
+ *  strangers away, who could otherwise use up authentication key; that nobody changes a word rests on the tags alone. */
+import { connect, createServer, type PeerCertificate, type TLSSocket } from 'node:tls'
+import type { Duplex } from 'node:stream'
+import { certificateFactsOf, kmeIdOf } from '../../../http/client-identity.ts'
+import type { KmeId } from '../../../kernel/identifiers.ts'
+
+export interface ConnectionTls {
+  readonly certificatePem: string
+  readonly privateKeyPem: string
+  readonly caPem: string
+  readonly crlPems?: readonly string[]
+}
+
+export interface ClassicalAddress {
+  readonly host: string
+  readonly port: number
+  readonly peerKmeId: KmeId
+  readonly tls: ConnectionTls
+}
+
+const contextOf = ({ certificatePem, privateKeyPem, caPem, crlPems }: ConnectionTls) => ({
+  cert: certificatePem,
+  key: privateKeyPem,
+  ca: caPem,
+  ...(crlPems !== undefined && { crl: [...crlPems] }),
+  minVersion: 'TLSv1.3' as const,
+  ecdhCurve: 'X25519MLKEM768:X25519:P-256',
+})
+
+/** Bob's end. @throws Error when Alice's station is not there, or is not the peer's. */
+export const connectToAlice = ({ host, port, peerKmeId, tls }: ClassicalAddress, signal: AbortSignal): Promise<Duplex> =>
+  new Promise((resolve, reject) => {
+    const socket = connect({
+      host,
+      port,
+      ...contextOf(tls),
+      checkServerIdentity: (_host, certificate: PeerCertificate) => namesKme(certificate, peerKmeId),
+    })
+    const stop = (): void => void socket.destroy(new Error('stopped'))
+    signal.addEventListener('abort', stop, { once: true })
+    socket.once('error', reject)
+    socket.once('secureConnect', () => {
+      signal.removeEventListener('abort', stop)
+      socket.off('error', reject)
+      socket.setNoDelay(true)
+      resolve(socket)
+    })
+    if (signal.aborted) stop()
+  })
+
+const namesKme = (certificate: PeerCertificate, kmeId: KmeId): Error | undefined =>
+  (certificate.subjectaltname ?? '').split(', ').includes(`URI:urn:kme:kme:${kmeId}`)
+    ? undefined
+    : new Error(`the certificate at this address is not that of ${kmeId}`)
+
+/** Alice's end: waits for the one connection of the peer's station. Others are turned away; while a connection lasts nobody listens.
+ *  @throws Error when the port is taken. */
+export const acceptBob = ({ host, port, peerKmeId, tls }: ClassicalAddress, signal: AbortSignal): Promise<Duplex> =>
+  new Promise((resolve, reject) => {
+    const server = createServer({ ...contextOf(tls), requestCert: true, rejectUnauthorized: true })
+    const close = (): void => {
+      signal.removeEventListener('abort', stop)
+      server.close()
+    }
+    const stop = (): void => {
+      close()
+      reject(new Error('stopped'))
+    }
+    signal.addEventListener('abort', stop, { once: true })
+    server.on('error', (error) => {
+      close()
+      reject(error)
+    })
+    server.on('secureConnection', (socket: TLSSocket) => {
+      const facts = certificateFactsOf(socket)
+      if (facts === undefined || kmeIdOf(facts) !== peerKmeId || !server.listening) {
+        socket.on('error', () => {}).destroy()
+        return
+      }
+      close()
+      socket.setNoDelay(true)
+      resolve(socket)
+    })
+    server.listen(port, host)
+    if (signal.aborted) stop()
+  })

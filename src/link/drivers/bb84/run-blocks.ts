@@ -1,0 +1,77 @@
+/** The order of work of a station: one block gathers clicks while the one before it is distilled. Blocks come out in order. */
+import type { BlockConversation } from './block-conversation.ts'
+import { SessionEnded } from './classical-session.ts'
+import { NoKey } from './distil.ts'
+import type { DistilledBlock, StationParts, StationSession } from './station.ts'
+
+export interface GatheredBlock {
+  readonly conversation: BlockConversation
+  /** @throws NoKey when the block is over without a key and the link goes on. */
+  readonly distil: () => Promise<DistilledBlock>
+}
+
+export interface RunBlocksParts extends Pick<StationParts, 'report' | 'deliver'> {
+  readonly session: StationSession
+  readonly photons: { readonly ended: Promise<string>; close(): void }
+  /** Gathers the next block. */
+  readonly next: (block: number, over: AbortSignal) => Promise<GatheredBlock>
+}
+
+/** Runs until the session ends, for whatever reason. @throws what ended it. */
+export const runBlocks = async (parts: RunBlocksParts, signal: AbortSignal): Promise<void> => {
+  const { classical } = parts.session
+  const over = new AbortController()
+  const failed = Promise.withResolvers<never>()
+  const fail = (error: unknown): void => {
+    over.abort()
+    failed.reject(error)
+  }
+  failed.promise.catch(() => {})
+  void classical.ended.then((reason) => fail(new SessionEnded(reason)))
+  void parts.photons.ended.then((reason) => fail(new SessionEnded(`quantum channel: ${reason}`)))
+
+  const distil = async ({ conversation, distil: distilBlock }: GatheredBlock): Promise<void> => {
+    try {
+      parts.deliver(await distilBlock())
+    } catch (error) {
+      if (!(error instanceof NoKey)) throw error
+      // The other end comes to the same end by itself; if it does not, it must not wait.
+      await conversation.send('abort', Buffer.from(error.message.slice(0, 200), 'latin1'))
+      parts.report({ kind: 'no-key', reason: error.message, qber: error.qber })
+    } finally {
+      conversation.close()
+    }
+  }
+
+  const work = async (): Promise<void> => {
+    let distilling = Promise.resolve()
+    try {
+      for (let block = 1; !over.signal.aborted; block += 1) {
+        const gathered = await parts.next(block, over.signal)
+        await distilling
+        distilling = distil(gathered)
+        distilling.catch(fail)
+      }
+    } catch (error) {
+      fail(error)
+    }
+    await distilling.catch(fail)
+  }
+
+  parts.report({ kind: 'connected' })
+  const working = work()
+  try {
+    await Promise.race([failed.promise, untilAborted(signal)])
+  } finally {
+    over.abort()
+    classical.end(signal.aborted ? 'stopped' : 'the session is over')
+    parts.photons.close()
+    await working
+  }
+}
+
+const untilAborted = (signal: AbortSignal): Promise<void> =>
+  new Promise((resolve) => {
+    if (signal.aborted) return resolve()
+    signal.addEventListener('abort', () => resolve(), { once: true })
+  })
