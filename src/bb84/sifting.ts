@@ -3,15 +3,9 @@
  *  events in basis Z are disclosed). Bob announces slots and bases first; Alice then reveals bases, intensities and her values in Z.
  *  Holds: what Alice reveals contains no value of basis X; both ends count the same. */
 
-/** What the key length is computed from, per intensity, strongest first. */
-export interface SiftedCounts {
-  /** Events in which both chose X: the sifted key. */
-  readonly nX: readonly number[]
-  /** Events in which both chose Z. */
-  readonly nZ: readonly number[]
-  /** Of nZ, those in which the values differ. */
-  readonly mZ: readonly number[]
-}
+import type { BlockCounts } from './key-length.ts'
+
+export type SiftedCounts = Omit<BlockCounts, 'mX'>
 
 /** One burst as Bob announces it. */
 export interface AnnouncedClicks {
@@ -170,13 +164,13 @@ export const siftAtAlice = (
   return { key: { bits: bits.subarray(0, packedBytes(bitCount)), bitCount }, counts: { nX, nZ }, reveal }
 }
 
-/** @returns Bob's sifted key and the counts. `tally.states` is zeroed.
+/** @returns Bob's sifted key, the counts, and the intensity each bit of the key was sent with. `tally.states` is zeroed.
  *  @throws SiftingError when `reveal` does not fit the clicks. */
 export const siftAtBob = (
   tally: ClickTally,
   reveal: Uint8Array,
   intensityCount: number,
-): { readonly key: SiftedKey; readonly counts: SiftedCounts } => {
+): { readonly key: SiftedKey; readonly counts: SiftedCounts; readonly keyIntensities: Uint8Array } => {
   const { count, states, bobBases } = tally
   const aliceBases = reveal.subarray(0, packedBytes(count))
   let matched = 0
@@ -198,6 +192,7 @@ export const siftAtBob = (
   const nX = new Array<number>(intensityCount).fill(0)
   const nZ = new Array<number>(intensityCount).fill(0)
   const mZ = new Array<number>(intensityCount).fill(0)
+  const keyIntensities = new Uint8Array(matched - zCount)
   let bitCount = 0
   let event = 0
   let zEvent = 0
@@ -215,12 +210,13 @@ export const siftAtBob = (
       zEvent += 1
     } else {
       nX[intensity] = (nX[intensity] as number) + 1
+      keyIntensities[bitCount] = intensity
       if (value === 1) setBit(bits, bitCount)
       bitCount += 1
     }
   }
   states.fill(0)
-  return { key: { bits: bits.subarray(0, packedBytes(bitCount)), bitCount }, counts: { nX, nZ, mZ } }
+  return { key: { bits: bits.subarray(0, packedBytes(bitCount)), bitCount }, counts: { nX, nZ, mZ }, keyIntensities }
 }
 
 /** Cuts the sifted key into frames of about equal length, at most `longestBits` each.
@@ -268,4 +264,25 @@ const copyBits = (bits: Uint8Array, from: number, bitCount: number): Uint8Array 
   const spare = bitCount & 7
   if (spare !== 0) copy[copy.length - 1] = (copy[copy.length - 1] as number) & ((1 << spare) - 1)
   return copy
+}
+
+/** How many bits reconciliation corrected, by the intensity they were sent with.
+ *  @param before and @param after packed, of equal length. */
+export const correctedPerIntensity = (
+  before: Uint8Array,
+  after: Uint8Array,
+  keyIntensities: Uint8Array,
+  intensityCount: number,
+): number[] => {
+  const counts = new Array<number>(intensityCount).fill(0)
+  for (let byte = 0; byte < before.length; byte += 1) {
+    let differing = (before[byte] as number) ^ (after[byte] as number)
+    while (differing !== 0) {
+      const bit = byte * 8 + (31 - Math.clz32(differing & -differing))
+      const intensity = keyIntensities[bit] as number
+      counts[intensity] = (counts[intensity] as number) + 1
+      differing &= differing - 1
+    }
+  }
+  return counts
 }

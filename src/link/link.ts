@@ -6,8 +6,9 @@ import type { PoolLevel } from '../key-pool/key-pool.ts'
 
 /** Why a block that this KME distilled itself may be called secret (docs/bb84.md). Whole and plain, so that the audit log keeps it. */
 export interface SecurityStatement {
-  /** Events per intensity, strongest first: sifted key, disclosed, and of those in error. */
+  /** Events per intensity, strongest first: the sifted key and its errors, what was disclosed and its errors. */
   readonly nX: readonly number[]
+  readonly mX: readonly number[]
   readonly nZ: readonly number[]
   readonly mZ: readonly number[]
   /** Lower bounds on the vacuum and single-photon events in the sifted key. */
@@ -50,6 +51,8 @@ export type DriverEvent =
   | { readonly kind: 'rejected'; readonly reason: string }
   /** What the link measured of a block gave no key: too many errors, or too little that is provably secret. */
   | { readonly kind: 'no-key'; readonly reason: string; readonly qber: number }
+  /** What came from the other end was changed on the way, or there is no key left to tell. */
+  | { readonly kind: 'not-authenticated'; readonly reason: string }
 
 /** The only thing a new device needs. */
 export interface LinkDriver {
@@ -57,6 +60,15 @@ export interface LinkDriver {
    *  Pulling is the back-pressure: the driver asks its device for no more than what was pulled and acknowledged.
    *  A block delivered and not acknowledged comes again after a reconnect; no acknowledged block does. */
   blocks(signal: AbortSignal, report: (event: DriverEvent) => void): AsyncIterable<KeyBlock>
+  /** What a driver that distils key itself knows besides. */
+  facts?(): Promise<DistillationFacts>
+}
+
+export interface DistillationFacts {
+  /** What the model of the link gives, bits of secret key per second. */
+  readonly expectedKeyRateBps: number
+  /** Key for authentication, over the life of the link. */
+  readonly authentication: { readonly consumedBits: number; readonly replenishedBits: number; readonly remainingBits: number }
 }
 
 export type LinkState = 'starting' | 'up' | 'down'

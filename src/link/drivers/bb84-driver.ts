@@ -134,7 +134,7 @@ export const createBb84Driver = ({ settings, ledger, tls }: Bb84DriverOptions): 
   return {
     blocks,
     facts: async () => ({
-      expectedKeyRateBps: expectedBlock(settings.profile, EXPECTED_EFFICIENCY).keyRateBps,
+      expectedKeyRateBps: expectedBlock(settings.profile, EXPECTED_EFFICIENCY).secretBitsPerSecond,
       authentication: await ledger.figures(),
     }),
   }

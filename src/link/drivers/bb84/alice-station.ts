@@ -12,6 +12,8 @@ import { openPulseSender, type PulseSender } from './photon-link.ts'
 import { runBlocks } from './run-blocks.ts'
 import { AuthenticationKeyUsedUp, beginSession, type BlockStart, type PadSegment, type StationParts } from './station.ts'
 
+/** Does not change how many pulses a block takes. */
+const EXPECTED_EFFICIENCY = 1.05
 /** Bursts Bob has not announced his clicks of: enough to hide the way there and back. */
 const BURSTS_IN_FLIGHT = 8
 /** Behind by more than this, the source does not catch up: a pulse that was not sent in time was not sent. */
@@ -22,7 +24,7 @@ export const runAlice = async (parts: StationParts, signal: AbortSignal): Promis
   const { profile, ledger, clock, streams, slotsPerBurst } = parts
   const session = await beginSession('alice', parts, signal)
   const { classical, segments } = session
-  const bursts = Math.max(1, Math.ceil(expectedBlock(profile).pulses / slotsPerBurst))
+  const bursts = Math.max(1, Math.ceil(expectedBlock(profile, EXPECTED_EFFICIENCY).pulses / slotsPerBurst))
   const burstMs = (slotsPerBurst * 1000) / profile.pulseRateHz
   const source = createPulseSource(profile)
   const health = createKeyHealth()
@@ -105,7 +107,13 @@ export const runAlice = async (parts: StationParts, signal: AbortSignal): Promis
     classical.end('the quantum channel cannot be reached')
     throw error
   })
-  const photons = await openPulseSender({ stream, linkId: parts.linkId, sessionId: session.sessionId, profile, slotsPerBurst })
+  const photons = await openPulseSender({
+    stream,
+    linkId: parts.linkId,
+    sessionId: session.sessionId,
+    slotsPerBurst,
+    intensities: profile.intensities,
+  })
   await runBlocks(
     {
       session,

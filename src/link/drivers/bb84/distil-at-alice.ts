@@ -16,6 +16,7 @@ import {
   makeKey,
   MENDING_ROUNDS_MAX,
   NoKey,
+  qberOf,
   replenish,
   replenishBytesOf,
   requireHope,
@@ -48,11 +49,11 @@ export const distilAtAlice = async (
   const reconciled = await answerCascade(conversation, key, estimatedQber(counts), random)
   const hashKey = drawPublic(random, HASH_KEY_BYTES)
   await conversation.send('verify', Buffer.concat([hashKey, verificationTag(hashKey, reconciled.key.bits)]))
-  const { correctedBits, disclosedBits } = readVerified(await conversation.receive('verified'), reconciled.key.bitCount)
-  const qber = correctedBits / reconciled.key.bitCount
+  const { mX, disclosedBits } = readVerified(await conversation.receive('verified'), matched.nX)
+  const all = { ...counts, mX }
   if (disclosedBits !== reconciled.disclosedBits) throw new SessionEnded('the two ends count different leaks')
   const leakBits = disclosedBits + VERIFICATION_BITS
-  const length = requireLength(profile, counts, leakBits, qber)
+  const length = requireLength(profile, all, leakBits, qberOf(all))
 
   const seed = drawPublic(random, seedBytes(reconciled.key.bitCount))
   const replenishBytes = replenishBytesOf(block.segments, length.lengthBits)
@@ -61,7 +62,7 @@ export const distilAtAlice = async (
   head.writeUInt32BE(replenishBytes, 4)
   await conversation.send('amplify', Buffer.concat([head, seed]))
   await conversation.sendTag()
-  const verified: Verified = { key: reconciled.key, counts, leakBits, correctedBits, length }
+  const verified: Verified = { key: reconciled.key, counts: all, leakBits, length }
   const made = makeKey(verified, seed, replenishBytes)
   try {
     await conversation.receiveTag()
@@ -125,10 +126,8 @@ const answerUntilDone = async (conversation: BlockConversation, responders: read
   }
 }
 
-const readVerified = (payload: Buffer, bitCount: number): { correctedBits: number; disclosedBits: number } => {
-  if (payload.length !== 8) throw new SessionEnded('VERIFIED is malformed')
-  const correctedBits = payload.readUInt32BE(0)
-  const disclosedBits = payload.readUInt32BE(4)
-  if (correctedBits > bitCount) throw new SessionEnded('VERIFIED tells of more errors than bits')
-  return { correctedBits, disclosedBits }
+/** How many parities Bob counted, and of how many bits of each intensity he found the value wrong. */
+const readVerified = (payload: Buffer, nX: readonly number[]): { disclosedBits: number; mX: number[] } => {
+  if (payload.length < 4) throw new SessionEnded('VERIFIED is malformed')
+  return { disclosedBits: payload.readUInt32BE(0), mX: decodeCounts(payload.subarray(4), nX) }
 }

@@ -3,7 +3,7 @@
 import { firstAsks } from '../../../bb84/cascade/cascade-asks.ts'
 import { createCorrector, type CascadeCorrector } from '../../../bb84/cascade/corrector.ts'
 import { seedBytes } from '../../../bb84/privacy-amplification.ts'
-import { joinFrames, siftAtBob, type ClickTally, type SiftedKey } from '../../../bb84/sifting.ts'
+import { correctedPerIntensity, joinFrames, siftAtBob, type ClickTally, type SiftedKey } from '../../../bb84/sifting.ts'
 import { frameTag, HASH_KEY_BYTES, sameTag, TAG_BYTES, verificationTag } from '../../../bb84/universal-hash.ts'
 import type { BlockConversation } from './block-conversation.ts'
 import { SessionEnded } from './classical-session.ts'
@@ -14,9 +14,11 @@ import {
   FRAME_TAG_BITS,
   isReplenishmentPossible,
   makeKey,
+  MENDING_HALVES,
   MENDING_ROUNDS_MAX,
   NoKey,
   parityBytes,
+  qberOf,
   replenish,
   requireHope,
   requireLength,
@@ -39,14 +41,18 @@ export const distilAtBob = async (
 ): Promise<DistilledBlock> => {
   await conversation.sendTag()
   const reveal = await conversation.receive('reveal')
-  const { key, counts } = siftAtBob(block.tally, reveal, profile.intensities.length)
+  const { key, counts, keyIntensities } = siftAtBob(block.tally, reveal, profile.intensities.length)
   requireHealthyKey(block.health, 'sifted', key.bits, key.bitCount)
   await conversation.send('counts', encodeCounts(counts.mZ))
   requireHope(profile, counts)
 
+  const before = key.bits.slice()
   const reconciled = await correct(conversation, key, estimatedQber(counts))
   const { bits, bitCount } = reconciled.key
-  const qber = reconciled.correctedBits / bitCount
+  const mX = correctedPerIntensity(before, bits, keyIntensities, profile.intensities.length)
+  before.fill(0)
+  const all = { ...counts, mX }
+  const qber = qberOf(all)
   const verify = await conversation.receive('verify')
   if (verify.length !== HASH_KEY_BYTES + TAG_BYTES) throw new SessionEnded('VERIFY is malformed')
   const tag = verificationTag(verify.subarray(0, HASH_KEY_BYTES), bits)
@@ -54,12 +60,9 @@ export const distilAtBob = async (
     bits.fill(0)
     throw new NoKey('the two ends do not hold the same bits after reconciliation', qber)
   }
-  const answer = Buffer.alloc(8)
-  answer.writeUInt32BE(reconciled.correctedBits, 0)
-  answer.writeUInt32BE(reconciled.disclosedBits, 4)
-  await conversation.send('verified', answer)
+  await conversation.send('verified', encodeCounts([reconciled.disclosedBits, ...mX]))
   const leakBits = reconciled.disclosedBits + VERIFICATION_BITS
-  const length = requireLength(profile, counts, leakBits, qber)
+  const length = requireLength(profile, all, leakBits, qber)
 
   const amplifying = await conversation.receive('amplify')
   const replenishBytes = amplifying.length >= HEAD_BYTES ? amplifying.readUInt32BE(4) : -1
@@ -70,7 +73,7 @@ export const distilAtBob = async (
   if (!fits) throw new SessionEnded('AMPLIFY does not fit the block')
   await conversation.receiveTag()
 
-  const verified: Verified = { key: reconciled.key, counts, leakBits, correctedBits: reconciled.correctedBits, length }
+  const verified: Verified = { key: reconciled.key, counts: all, leakBits, length }
   const made = makeKey(verified, amplifying.subarray(HEAD_BYTES), replenishBytes)
   try {
     requireHealthyKey(block.health, 'final', made.key, made.key.length * 8)
@@ -88,7 +91,6 @@ export const distilAtBob = async (
 interface Corrected {
   readonly key: SiftedKey
   readonly disclosedBits: number
-  readonly correctedBits: number
 }
 
 /** @throws NoKey when a frame stays different. */
@@ -98,11 +100,11 @@ const correct = async (conversation: BlockConversation, key: SiftedKey, qber: nu
   const counts = frames.map(({ plan }) => firstAsks(plan).length)
   const [seed, ...first] = splitParts(message, [SEED_BYTES, ...counts.map(parityBytes)]) as [Buffer, ...Buffer[]]
   const correctors = frames.map(
-    ({ key: frame, plan }, index): CascadeCorrector =>
-      createCorrector({ ...frame, plan, seed, firstParities: first[index] as Buffer }),
+    ({ key: frame, plan }): CascadeCorrector => createCorrector({ ...frame, plan, seed }),
   )
   let tagBits = 0
   try {
+    correctors.forEach((corrector, index) => corrector.take(first[index] as Buffer))
     let open = frames.map((_, index) => index)
     for (let round = 0; ; round += 1) {
       await askUntilDone(conversation, correctors)
@@ -112,24 +114,25 @@ const correct = async (conversation: BlockConversation, key: SiftedKey, qber: nu
       const hashKey = tags.subarray(0, HASH_KEY_BYTES)
       const result = Buffer.from(
         open.map((index, at) => {
-          const bits = (correctors[index] as CascadeCorrector).bits()
-          return frameTag(hashKey, index, bits) === tags.readUInt32BE(HASH_KEY_BYTES + at * 4) ? 1 : 0
+          const bits = (correctors[index] as CascadeCorrector).corrected()
+          const isEqual = frameTag(hashKey, index, bits) === tags.readUInt32BE(HASH_KEY_BYTES + at * 4)
+          bits.fill(0)
+          return isEqual ? 1 : 0
         }),
       )
       await conversation.send('frame-result', result)
       open = open.filter((_, at) => result[at] === 0)
       if (open.length === 0) break
       if (round === MENDING_ROUNDS_MAX) throw new NoKey(`${open.length} frames could not be reconciled`, qber)
-      for (const index of open) (correctors[index] as CascadeCorrector).extend()
+      for (const index of open) (correctors[index] as CascadeCorrector).extend(MENDING_HALVES)
     }
     const corrected = correctors.map((corrector, index) => ({
-      bits: corrector.bits().slice(),
+      bits: corrector.corrected(),
       bitCount: (frames[index] as { key: SiftedKey }).key.bitCount,
     }))
     return {
       key: joinFrames(corrected),
       disclosedBits: correctors.reduce((sum, { disclosedBits }) => sum + disclosedBits, tagBits),
-      correctedBits: correctors.reduce((sum, { correctedBits }) => sum + correctedBits, 0),
     }
   } finally {
     for (const corrector of correctors) corrector.wipe()

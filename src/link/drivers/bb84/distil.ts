@@ -1,6 +1,6 @@
 /** What both ends of a block do alike after sifting: sizes, counts on the wire, the key length, the key. */
 import { cascadePlan, MIN_FRAME_BITS, type CascadePlan } from '../../../bb84/cascade/cascade-plan.ts'
-import { keyLength, type KeyLength } from '../../../bb84/key-length.ts'
+import { keyLength, type BlockCounts, type KeyLength } from '../../../bb84/key-length.ts'
 import { amplify } from '../../../bb84/privacy-amplification.ts'
 import type { Bb84Profile } from '../../../bb84/profile.ts'
 import { cutFrames, type SiftedCounts, type SiftedKey } from '../../../bb84/sifting.ts'
@@ -18,6 +18,8 @@ export const FRAME_TAG_BITS = 32
 export const VERIFICATION_BITS = TAG_BYTES * 8
 /** How often a frame whose tag differs is searched further before the block is given up. */
 export const MENDING_ROUNDS_MAX = 4
+/** Random halves compared in each such round. */
+export const MENDING_HALVES = 8
 
 /** The block gave no key; the link goes on with the next one. */
 export class NoKey extends Error {
@@ -35,9 +37,16 @@ export const estimatedQber = ({ nZ, mZ }: SiftedCounts): number => {
   return Math.min(0.5, (total(mZ) + 1) / (total(nZ) + 2))
 }
 
+/** Error rate of the sifted key, once reconciliation has found every error. */
+export const qberOf = ({ nX, mX }: Pick<Required<BlockCounts>, 'nX' | 'mX'>): number => {
+  const total = (counts: readonly number[]): number => counts.reduce((sum, count) => sum + count, 0)
+  return total(mX) / Math.max(1, total(nX))
+}
+
 /** @throws NoKey when no leak is small enough for a key. Both ends come to the same conclusion. */
 export const requireHope = (profile: Bb84Profile, counts: SiftedCounts): void => {
-  const { lengthBits, phi } = keyLength(profile, counts, 0)
+  // Errors of the key basis, which one decoy needs, are known only after reconciliation: hope is that there are none.
+  const { lengthBits, phi } = keyLength(profile, { ...counts, mX: counts.nX.map(() => 0) }, 0)
   const bits = counts.nX.reduce((sum, count) => sum + count, 0)
   if (lengthBits > 0 && bits >= MIN_FRAME_BITS) return
   const qber = estimatedQber(counts)
@@ -48,7 +57,7 @@ export const requireHope = (profile: Bb84Profile, counts: SiftedCounts): void =>
 }
 
 /** @throws NoKey. */
-export const requireLength = (profile: Bb84Profile, counts: SiftedCounts, leakBits: number, qber: number): KeyLength => {
+export const requireLength = (profile: Bb84Profile, counts: BlockCounts, leakBits: number, qber: number): KeyLength => {
   const length = keyLength(profile, counts, leakBits)
   if (length.lengthBits >= 8) return length
   throw new NoKey(`at an error rate of ${percent(qber)} reconciliation told everybody as much as was secret`, qber)
@@ -131,9 +140,8 @@ export const isReplenishmentPossible = (bytes: number, lengthBits: number): bool
 
 export interface Verified {
   readonly key: SiftedKey
-  readonly counts: SiftedCounts
+  readonly counts: Required<BlockCounts>
   readonly leakBits: number
-  readonly correctedBits: number
   readonly length: KeyLength
 }
 
@@ -158,7 +166,7 @@ export const makeKey = (
 export const replenish = async (
   pads: SecretBytes,
   deviceBlock: string,
-  ledger: AuthenticationLedger,
+  ledger: Pick<AuthenticationLedger, 'add'>,
   segments: PadSegment[],
 ): Promise<void> => {
   const sizeBytes = pads.lengthBytes
@@ -172,8 +180,7 @@ export const toDistilled = (
   profile: Bb84Profile,
   conversation: BlockConversation,
 ): DistilledBlock => {
-  const { counts, length, leakBits, correctedBits } = verified
-  const nX = counts.nX.reduce((sum, count) => sum + count, 0)
+  const { counts, length, leakBits } = verified
   const statement: SecurityStatement = {
     ...counts,
     vacuumEvents: length.sX0,
@@ -187,5 +194,5 @@ export const toDistilled = (
     epsilonCorrectness: profile.epsilonCorrectness,
     epsilonAuthentication: TAGS_PER_BLOCK * 2 ** forgeryBoundLog2(conversation.longestTranscriptBytes()),
   }
-  return { deviceBlock: made.deviceBlock, qber: correctedBits / nX, key: made.key, statement }
+  return { deviceBlock: made.deviceBlock, qber: qberOf(counts), key: made.key, statement }
 }
