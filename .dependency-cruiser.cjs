@@ -4,7 +4,7 @@
 const mayUse = {
   kernel: [],
   generated: [],
-  config: ['kernel'], // and the types on every door, see below
+  config: ['kernel', 'bb84'], // and the types on every door, see below
   database: ['kernel'],
   redis: ['kernel'],
   http: ['kernel'],
@@ -111,7 +111,7 @@ module.exports = {
       'config-reads-types',
       'From other slices config takes the types of their options and no code.',
       { path: '^src/config/' },
-      { path: '^src/', pathNot: '^src/(config|kernel)/', dependencyTypesNot: [typeOnly] },
+      { path: '^src/', pathNot: '^src/(config|kernel|bb84)/', dependencyTypesNot: [typeOnly] },
     ),
     forbid(
       'root-is-a-leaf',

@@ -10,7 +10,16 @@ import { mountAdminApi } from './admin/routes.ts'
 import { createAlarmStore } from './alarms/prisma-alarms.ts'
 import { createAlarms } from './alarms/report-alarms.ts'
 import { createNoticeSender } from './alarms/send-notices.ts'
-import { raiseKeysBurnt, raiseQber, watchConditions, watchDatabase, type RevocationListSight } from './alarms/watch-conditions.ts'
+import {
+  clearLinkIncidents,
+  raiseKeysBurnt,
+  raiseNoKey,
+  raiseNotAuthenticated,
+  raiseQber,
+  watchConditions,
+  watchDatabase,
+  type RevocationListSight,
+} from './alarms/watch-conditions.ts'
 import { createAuditLog } from './audit/prisma-audit-log.ts'
 import { poolMarksOf, type Config } from './config/config.ts'
 import { readWebhookSecret } from './config/secrets.ts'
@@ -35,7 +44,7 @@ import { createEventStreams } from './http/event-streams.ts'
 import { startListener, type Listener } from './http/listeners.ts'
 import { bothOf, createRequestLog, type RequestLog } from './http/request-log.ts'
 import { systemClock, type Clock } from './kernel/clock.ts'
-import type { KmeId } from './kernel/identifiers.ts'
+import type { KmeId, LinkId } from './kernel/identifiers.ts'
 import type { Logger } from './kernel/log.ts'
 import { systemRandom, type Random } from './kernel/random.ts'
 import type { SecretBytes } from './kernel/secret-bytes.ts'
@@ -50,6 +59,7 @@ import { createRedisKeyPool } from './key-pool/redis-key-pool.ts'
 import { createPoolWatch } from './key-pool/watch-pools.ts'
 import { expireKeys, forgetDestroyedKeys } from './key-store/expire-keys.ts'
 import { createKeyStore } from './key-store/prisma-key-store.ts'
+import type { AuthenticationLedger } from './link/authentication-ledger.ts'
 import { createDriver } from './link/driver-catalog.ts'
 import { createLocalSource } from './link/fill-local-pool.ts'
 import { createFallbackSource } from './link/fallback-source.ts'
@@ -220,6 +230,9 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       ),
     )
     const linkParts = { kmeId, store, pool, ceilings, peers, processes, unitSizeBits, clock, random, log: log.slice('link') }
+    const ends = (link: Config['links'][number]) => ({ linkId: link.id, peerKmeId: link.peer })
+    const ledgerOf = (linkId: LinkId): AuthenticationLedger => createAuthenticationLedger({ database, keyring, kmeId, linkId })
+    for (const link of config.links) if (link.driver === 'bb84') await ledgerOf(link.id).importPreShared(link.authenticationKeyFile)
     const links = createLinkDirectory(
       config.links.map((link) =>
         superviseLink({
@@ -227,9 +240,14 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
           linkId: link.id,
           peerKmeId: link.peer,
           driverName: link.driver,
-          driver: createDriver(link, { clock, random }),
+          driver: createDriver(link, { clock, random, tls: peerTls, ledgerOf }),
           qberMax: link.qberMax,
-          onBlockOverQberMax: (qber) => raiseQber(alarms, { linkId: link.id, peerKmeId: link.peer, qber, qberMax: link.qberMax }),
+          on: {
+            blockOverQberMax: (qber) => raiseQber(alarms, { ...ends(link), qber, qberMax: link.qberMax }),
+            blockWithoutKey: (reason, qber) => raiseNoKey(alarms, { ...ends(link), qber, reason }),
+            notAuthenticated: (reason) => raiseNotAuthenticated(alarms, { ...ends(link), reason }),
+            blockDistilled: () => clearLinkIncidents(alarms, link.id),
+          },
         }),
       ),
       processes,

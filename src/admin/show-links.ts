@@ -25,4 +25,5 @@ const toLink = (status: LinkStatus): Link => ({
   blocksAgreed: status.blocksAgreed,
   blocksRejected: status.blocksRejected,
   newestBlockAgeMs: status.newestBlockAgeMs ?? null,
+  distillation: status.distillation ?? null,
 })

@@ -56,6 +56,8 @@ const DAY_MS = 86_400_000
 /** How long an incident stays raised, by the first word of its name. */
 const incidentsLastMs: Readonly<Record<string, number>> = {
   'link.qber': 300_000,
+  'link.no-key': 300_000,
+  'link.not-authenticated': 300_000,
   'keys.burnt': 600_000,
   'pool.fallback': 300_000,
   'pool.fallback-refused': 300_000,
@@ -72,6 +74,31 @@ export const raiseQber = (
     `link ${seen.linkId}: the error rate of a block is ${seen.qber}, over the limit of ${seen.qberMax}; somebody may be listening`,
     seen,
   )
+
+/** What a link measured of a block gave no key. Cleared by the next block that does. */
+export const raiseNoKey = (
+  alarms: Alarms,
+  seen: { readonly linkId: string; readonly peerKmeId: string; readonly qber: number; readonly reason: string },
+): void =>
+  alarms.raise(
+    `link.no-key:${seen.linkId}`,
+    'critical',
+    `link ${seen.linkId}: a block gave no key: ${seen.reason}; somebody may be listening, or the devices need adjusting`,
+    seen,
+  )
+
+/** The stations of a link could not authenticate each other. Cleared by the next block that is authentic. */
+export const raiseNotAuthenticated = (
+  alarms: Alarms,
+  seen: { readonly linkId: string; readonly peerKmeId: string; readonly reason: string },
+): void =>
+  alarms.raise(`link.not-authenticated:${seen.linkId}`, 'critical', `link ${seen.linkId}: ${seen.reason}`, seen)
+
+/** The link gives key again. */
+export const clearLinkIncidents = (alarms: Alarms, linkId: string): void => {
+  alarms.clear(`link.no-key:${linkId}`)
+  alarms.clear(`link.not-authenticated:${linkId}`)
+}
 
 /** Keys were given up because their fate at the peer is in doubt. */
 export const raiseKeysBurnt = (alarms: Alarms, keyCount: number): void =>

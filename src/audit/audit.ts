@@ -5,6 +5,8 @@
 export type AuditEventName =
   | 'block.available'
   | 'block.discarded'
+  /** With the security statement of the block. */
+  | 'block.distilled'
   | 'key.issued'
   | 'key.held'
   | 'key.delivered'

@@ -4,6 +4,7 @@ import { readFileSync } from 'node:fs'
 import { dirname, isAbsolute, resolve } from 'node:path'
 import { parseDocument } from 'yaml'
 import { z } from 'zod'
+import { profileNamed, type Bb84Profile, type ProfileOverrides } from '../bb84/profile.ts'
 import { parseKmeId, parseLinkId, parseSaeId, type KmeId, type LinkId, type SaeId } from '../kernel/identifiers.ts'
 import { checkMarks, poolsSchema, settleMarks, type Marks } from './pool-marks.ts'
 
@@ -79,6 +80,61 @@ const tcpLink = z.strictObject({
   /** Blocks the device may send ahead of their acknowledgement. */
   creditBlocks: z.int().min(1).max(1024).default(16),
   /** Blocks with a higher quantum bit error rate are never used. 0.11 is where a BB84 key stops being secret. */
+  qberMax: z.number().min(0).max(0.5).default(0.11),
+})
+
+const probability = z.number().min(0).max(1)
+/** A named profile, or one with some values replaced. What is wrong with the whole is said by the profile's own check. */
+const bb84Profile = z
+  .union([
+    z.string().transform((name) => ({ name })),
+    z.strictObject({
+      name: z.string(),
+      distanceKm: z.number().optional(),
+      attenuationDbPerKm: z.number().optional(),
+      receiver: z
+        .strictObject({
+          efficiency: probability.optional(),
+          darkCountProbability: probability.optional(),
+          afterpulseProbability: probability.optional(),
+          deadTimeNs: z.number().min(0).optional(),
+        })
+        .optional(),
+      misalignment: probability.optional(),
+      intensities: z.array(z.number()).optional(),
+      intensityProbabilities: z.array(probability).optional(),
+      keyBasisProbability: probability.optional(),
+      pulseRateHz: z.number().optional(),
+      blockBits: z.int().optional(),
+      epsilonSecrecy: z.number().optional(),
+      epsilonCorrectness: z.number().optional(),
+    }),
+  ])
+  .transform(({ name, ...overrides }, context): Bb84Profile => {
+    try {
+      return profileNamed(name, overrides as ProfileOverrides)
+    } catch (error) {
+      context.addIssue({ code: 'custom', message: (error as Error).message })
+      return z.NEVER
+    }
+  })
+const endpoint = z.strictObject({ host: host.default('127.0.0.1'), port: port.min(1) })
+
+const bb84Link = z.strictObject({
+  id: linkId,
+  peer: kmeId,
+  driver: z.literal('bb84'),
+  /** Alice sends pulses, Bob measures them: one at each end. */
+  role: z.enum(['alice', 'bob']),
+  profile: bb84Profile,
+  /** Pulses travel in bursts of this many time slots. */
+  slotsPerBurst: z.int().min(1024).max(4_194_304).default(262_144),
+  /** This end of the quantum channel: `kme channel-emulator`. */
+  photons: endpoint,
+  /** Where Alice's station listens for Bob's: the same at both ends. */
+  classical: endpoint,
+  /** Made with `kme link new-secret`; the same at both ends. */
+  authenticationKeyFile: z.string(),
   qberMax: z.number().min(0).max(0.5).default(0.11),
 })
 
@@ -198,7 +254,7 @@ const schema = z.strictObject({
   sharing: sharing.prefault({}),
   pools: pools.prefault({}),
   peers: z.array(peer).default([]),
-  links: z.array(z.discriminatedUnion('driver', [tcpLink])).default([]),
+  links: z.array(z.discriminatedUnion('driver', [tcpLink, bb84Link])).default([]),
   /** SAEs registered at first start. Afterwards the admin API and `kme sae` change them. */
   saes: z.array(sae).default([]),
   /** What SAEs may ask for. Off unless set. */
@@ -290,7 +346,7 @@ interface WellFormedParts {
   readonly perPeer: readonly Partial<Config['pools']['perPeer'][number]>[]
   readonly fallback: readonly Partial<Config['pools']['fallback'][number]>[]
   readonly peers: readonly Partial<Config['peers'][number]>[]
-  readonly links: readonly Partial<Config['links'][number]>[]
+  readonly links: readonly (Partial<z.output<typeof tcpLink>> | Partial<z.output<typeof bb84Link>>)[]
   readonly saes: readonly Partial<Config['saes'][number]>[]
   readonly quotas: {
     readonly defaults: Partial<Config['quotas']['defaults']>
@@ -331,7 +387,7 @@ const wellFormedParts = (written: unknown): WellFormedParts => {
       wellFormedMembers(pools.shape.fallback.unwrap().element, entry),
     ),
     peers: asList(peers).map((entry) => wellFormedMembers(peer, entry)),
-    links: asList(links).map((entry) => wellFormedMembers(tcpLink, entry)),
+    links: asList(links).map((entry) => wellFormedMembers(asObject(entry)['driver'] === 'bb84' ? bb84Link : tcpLink, entry)),
     saes: asList(saes).map((entry) => wellFormedMembers(sae, entry)),
     quotas: {
       defaults: wellFormedMembers(defaultQuota, defaults),
@@ -477,7 +533,9 @@ const checkLinks = ({ peers, links }: WellFormedParts): string[] => {
     ),
     ...twice('links', 'id', links, ({ id }) => id),
     ...twice('links', 'port', links, (link) =>
-      link.host === undefined || link.port === undefined ? undefined : `the device at ${link.host}:${link.port}`,
+      !('port' in link) || link.host === undefined || link.port === undefined
+        ? undefined
+        : `the device at ${link.host}:${link.port}`,
     ),
   ]
 }
@@ -547,6 +605,7 @@ const withAbsolutePaths = (config: Config, folder: string): Config => {
     saeApi: { ...config.saeApi, tls: all(config.saeApi.tls, ['certificate', 'privateKey', 'clientCa', 'clientCrl']) },
     peerApi: { ...config.peerApi, tls: all(config.peerApi.tls, ['certificate', 'privateKey', 'ca', 'crl']) },
     adminApi: { ...all(config.adminApi, ['tokenKey']), tls: all(config.adminApi.tls, ['certificate', 'privateKey']) },
+    links: config.links.map((link) => (link.driver === 'bb84' ? all(link, ['authenticationKeyFile']) : link)),
     alarms: { ...config.alarms, webhooks: config.alarms.webhooks.map((webhook) => all(webhook, ['secretFile', 'caFile'])) },
   }
 }

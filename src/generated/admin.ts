@@ -543,6 +543,26 @@ export interface components {
             blocksRejected: components["schemas"]["Count"];
             /** @description Milliseconds since the newest block was agreed; null before the first */
             newestBlockAgeMs: number | null;
+            /** @description Of a link whose key this KME distils itself; null for devices that deliver key */
+            distillation: components["schemas"]["Distillation"] | null;
+        };
+        Distillation: {
+            /** @description Secret key bits per second that the model of the link gives */
+            expectedKeyRateBps: number;
+            /** @description Key that authenticates the stations of the link to each other, in bits over the life of the link */
+            authentication: {
+                consumedBits: components["schemas"]["Count"];
+                replenishedBits: components["schemas"]["Count"];
+                remainingBits: components["schemas"]["Count"];
+            };
+            /** @description The security statements of all blocks, added up */
+            security: {
+                blocks: components["schemas"]["Count"];
+                keyBits: components["schemas"]["Count"];
+                /** @description The probability that anything at all went wrong with any of the blocks is at most this */
+                epsilonSum: number;
+                tagBits: components["schemas"]["Count"];
+            };
         };
         LinkList: {
             links: components["schemas"]["Link"][];

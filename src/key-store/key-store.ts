@@ -24,12 +24,47 @@ export const fallbackLinkId = (one: KmeId, other: KmeId): LinkId => `fallback:${
 export const FALLBACK_LINK_PREFIX = 'fallback:'
 export const isFallback = (linkId: string): boolean => linkId.startsWith(FALLBACK_LINK_PREFIX)
 
+/** Why the key of a block that this KME distilled itself may be called secret (docs/bb84.md). Whole and plain, so that the audit log keeps it. */
+export interface SecurityStatement {
+  /** Events per intensity, strongest first: the sifted key and its errors, what was disclosed and its errors. */
+  readonly nX: readonly number[]
+  readonly mX: readonly number[]
+  readonly nZ: readonly number[]
+  readonly mZ: readonly number[]
+  /** Lower bounds on the vacuum and single-photon events in the sifted key. */
+  readonly vacuumEvents: number
+  readonly singlePhotonEvents: number
+  /** Upper bound on the phase error rate of the single-photon events, 0 to 0.5. */
+  readonly phaseErrorRate: number
+  /** Bits about the sifted key that reconciliation and verification told everybody. */
+  readonly leakBits: number
+  /** l: bits of secret key, those kept for authentication included. */
+  readonly lengthBits: number
+  readonly replenishBits: number
+  /** Authentication key used up, both directions. */
+  readonly tagBits: number
+  readonly epsilonSecrecy: number
+  readonly epsilonCorrectness: number
+  /** The probability that a forged tag of this block would have been accepted. */
+  readonly epsilonAuthentication: number
+}
+
+/** The security statements of a link's blocks, added up over its life. */
+export interface LinkSecurity {
+  readonly blocks: number
+  readonly keyBits: number
+  /** The sum of all epsilons of all blocks: the probability that anything at all went wrong is at most this. */
+  readonly epsilonSum: number
+  readonly tagBits: number
+}
+
 export interface NewBlock {
   readonly blockId: BlockId
   readonly linkId: LinkId
   readonly deviceBlock: string
   readonly peerKmeId: KmeId
   readonly issuedHere: IssuedHere
+  readonly statement?: SecurityStatement | undefined
   /** The key bytes; wiped by the store. */
   readonly key: SecretBytes
 }
@@ -152,6 +187,7 @@ export interface KeyStore {
   // Blocks
   /** INGESTED: sealed and durable, not yet usable. `duplicate` when this device block is known already. */
   deposit(block: NewBlock): Promise<'stored' | 'duplicate'>
+  linkSecurity(linkId: LinkId): Promise<LinkSecurity>
   pendingBlocks(linkId: LinkId): Promise<readonly PendingBlock[]>
   /** Units of the link's INGESTED blocks. */
   pendingUnits(linkId: LinkId): Promise<number>

@@ -12,6 +12,7 @@ import {
   type AvailableUnits,
   type KeyStore,
   type NewBlock,
+  type SecurityStatement,
   type StoreCounts,
   type UnitRun,
 } from './key-store.ts'
@@ -73,9 +74,23 @@ export const masksIn = async (
 export const appendAudit = (statements: Statements, events: readonly AuditEvent[]): Promise<unknown> =>
   statements.query(insertAudit(1), auditColumns(events))
 
+const addSecurity = (statements: Statements, linkId: LinkId, statement: SecurityStatement): Promise<unknown> =>
+  statements.query(
+    `INSERT INTO link_security AS total (link_id, blocks, key_bits, epsilon_sum, tag_bits) VALUES ($1, 1, $2, $3, $4)
+       ON CONFLICT (link_id) DO UPDATE SET blocks = total.blocks + 1, key_bits = total.key_bits + excluded.key_bits,
+         epsilon_sum = total.epsilon_sum + excluded.epsilon_sum, tag_bits = total.tag_bits + excluded.tag_bits, updated_at = now()`,
+    [
+      linkId,
+      statement.lengthBits - statement.replenishBits,
+      statement.epsilonSecrecy + statement.epsilonCorrectness + statement.epsilonAuthentication,
+      statement.tagBits,
+    ],
+  )
+
 type BlockMethods = Pick<
   KeyStore,
   | 'deposit'
+  | 'linkSecurity'
   | 'pendingBlocks'
   | 'pendingUnits'
   | 'unusedUnits'
@@ -111,10 +126,12 @@ export const blockMethods = ({ database, keyring, reader, kmeId, unitSizeBits }:
       return Buffer.concat(units)
     })
     const none = '0'.repeat(unitCount)
-    const rows = await database.query(
-      `INSERT INTO key_block (block_id, link_id, device_block, peer_kme_id, state, unit_count, unit_size_bits,
-           mine, taken, done, sealed, sealed_tag_key, wrapped_dek, term)
-         VALUES ($1, $2, $3, $4, 'INGESTED', $5, $6, $7::text::varbit, $8::text::varbit, $8::text::varbit, $9, $10, $11, $12)
+    const { statement } = block
+    const insert = async (statements: Statements): Promise<boolean> => {
+      const rows = await statements.query(
+        `INSERT INTO key_block (block_id, link_id, device_block, peer_kme_id, state, unit_count, unit_size_bits,
+           mine, taken, done, sealed, sealed_tag_key, wrapped_dek, term, statement)
+         VALUES ($1, $2, $3, $4, 'INGESTED', $5, $6, $7::text::varbit, $8::text::varbit, $8::text::varbit, $9, $10, $11, $12, $13)
          ON CONFLICT DO NOTHING RETURNING 1`,
       [
         block.blockId,
@@ -129,9 +146,36 @@ export const blockMethods = ({ database, keyring, reader, kmeId, unitSizeBits }:
         tagKey,
         wrapped,
         place.term,
+        statement === undefined ? null : JSON.stringify(statement),
       ],
+      )
+      return rows.length === 1
+    }
+    const stored =
+      statement === undefined
+        ? await insert(database)
+        : await database.transaction(async (statements) => {
+            if (!(await insert(statements))) return false
+            await addSecurity(statements, block.linkId, statement)
+            const subject = { linkId: block.linkId, blockId: block.blockId, deviceBlock: block.deviceBlock, ...statement }
+            await appendAudit(statements, [{ event: 'block.distilled', actor: 'system', outcome: 'done', subject }])
+            return true
+          })
+    return stored ? 'stored' : 'duplicate'
+  },
+
+  linkSecurity: async (linkId) => {
+    const [row] = await database.query<{ blocks: string; key_bits: string; epsilon_sum: number; tag_bits: string }>(
+      `SELECT blocks, key_bits, epsilon_sum, tag_bits FROM link_security WHERE link_id = $1`,
+      [linkId],
     )
-    return rows.length === 1 ? 'stored' : 'duplicate'
+    if (row === undefined) return { blocks: 0, keyBits: 0, epsilonSum: 0, tagBits: 0 }
+    return {
+      blocks: Number(row.blocks),
+      keyBits: Number(row.key_bits),
+      epsilonSum: row.epsilon_sum,
+      tagBits: Number(row.tag_bits),
+    }
   },
 
   pendingBlocks: async (linkId: LinkId) => {

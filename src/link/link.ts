@@ -3,31 +3,7 @@
 import type { KmeId, LinkId } from '../kernel/identifiers.ts'
 import type { SecretBytes } from '../kernel/secret-bytes.ts'
 import type { PoolLevel } from '../key-pool/key-pool.ts'
-
-/** Why a block that this KME distilled itself may be called secret (docs/bb84.md). Whole and plain, so that the audit log keeps it. */
-export interface SecurityStatement {
-  /** Events per intensity, strongest first: the sifted key and its errors, what was disclosed and its errors. */
-  readonly nX: readonly number[]
-  readonly mX: readonly number[]
-  readonly nZ: readonly number[]
-  readonly mZ: readonly number[]
-  /** Lower bounds on the vacuum and single-photon events in the sifted key. */
-  readonly vacuumEvents: number
-  readonly singlePhotonEvents: number
-  /** Upper bound on the phase error rate of the single-photon events, 0 to 0.5. */
-  readonly phaseErrorRate: number
-  /** Bits about the sifted key that reconciliation and verification told everybody. */
-  readonly leakBits: number
-  /** l: bits of secret key, those kept for authentication included. */
-  readonly lengthBits: number
-  readonly replenishBits: number
-  /** Authentication key used up, both directions. */
-  readonly tagBits: number
-  readonly epsilonSecrecy: number
-  readonly epsilonCorrectness: number
-  /** The probability that a forged tag of this block would have been accepted. */
-  readonly epsilonAuthentication: number
-}
+import type { LinkSecurity, SecurityStatement } from '../key-store/key-store.ts'
 
 /** One block of key material as a device hands it over. */
 export interface KeyBlock {
@@ -64,6 +40,11 @@ export interface LinkDriver {
   facts?(): Promise<DistillationFacts>
 }
 
+/** What the records of a link's blocks add up to, beside what its driver knows. */
+export interface Distillation extends DistillationFacts {
+  readonly security: LinkSecurity
+}
+
 export interface DistillationFacts {
   /** What the model of the link gives, bits of secret key per second. */
   readonly expectedKeyRateBps: number
@@ -90,6 +71,8 @@ export interface LinkStatus {
   readonly blocksRejected: number
   /** Milliseconds since the newest block was agreed; undefined before the first. */
   readonly newestBlockAgeMs: number | undefined
+  /** Of a link whose key this KME distils itself. */
+  readonly distillation?: Distillation | undefined
 }
 
 /** What the admin API reads. */

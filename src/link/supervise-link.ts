@@ -12,7 +12,7 @@ import type { PeerDirectory } from '../peer/peer.ts'
 import type { Processes } from '../processes/processes.ts'
 import { createBlockAgreement, type BlockAgreement } from './agree-block.ts'
 import { blockIdOf } from './block-id.ts'
-import type { DriverEvent, KeyBlock, LinkDriver, LinkState, LinkStatus } from './link.ts'
+import type { Distillation, DriverEvent, KeyBlock, LinkDriver, LinkState, LinkStatus } from './link.ts'
 
 export interface SuperviseLinkParts {
   readonly kmeId: KmeId
@@ -29,8 +29,15 @@ export interface SuperviseLinkParts {
   readonly ceilings: Pick<PoolCeilings, 'ceilingKeys' | 'full'>
   /** Blocks with a higher quantum bit error rate are never stored. */
   readonly qberMax: number
-  /** A block was refused because of its error rate. */
-  readonly onBlockOverQberMax: (qber: number) => void
+  /** What operators are told of by an alarm. */
+  readonly on: {
+    /** A block was refused because of its error rate. */
+    readonly blockOverQberMax: (qber: number) => void
+    readonly blockWithoutKey: (reason: string, qber: number) => void
+    readonly notAuthenticated: (reason: string) => void
+    /** A block is whole and authentic: what was wrong is over. */
+    readonly blockDistilled: () => void
+  }
   readonly clock: Clock
   readonly random: Random
   readonly log: Logger
@@ -54,6 +61,8 @@ const RATE_WINDOW_MS = 60_000
 /** A rate over less time would jump with every block. */
 const RATE_WINDOW_MIN_MS = 5000
 const PUBLISH_INTERVAL_MS = 250
+/** How old the sums of a link's security statements may be. */
+const DISTILLATION_INTERVAL_MS = 2000
 /** How long a count of the units not agreed yet is good for. */
 const PENDING_TRUST_MS = 200
 
@@ -65,6 +74,7 @@ export const superviseLink = (parts: SuperviseLinkParts): SupervisedLink => {
   let reason: string | undefined
   let qber: number | undefined
   let unitsOfLastBlock = 0
+  let distillation: Distillation | undefined
   /** Units stored but not agreed yet, which will need room too, as the store counted them. */
   let pending: { units: number; atMs: number } | undefined
   const samples: { atMs: number; bits: number }[] = []
@@ -80,6 +90,18 @@ export const superviseLink = (parts: SuperviseLinkParts): SupervisedLink => {
   })
 
   const report = (event: DriverEvent): void => {
+    if (event.kind === 'no-key') {
+      qber = event.qber
+      parts.processes.count(figure('blocks rejected'), 1)
+      log.warn({ linkId, qber, reason: event.reason }, 'a block gave no key')
+      parts.on.blockWithoutKey(event.reason, event.qber)
+      return
+    }
+    if (event.kind === 'not-authenticated') {
+      log.error({ linkId, reason: event.reason }, 'the stations of the link could not authenticate each other')
+      parts.on.notAuthenticated(event.reason)
+      return
+    }
     if (event.kind === 'rejected') {
       parts.processes.count(figure('blocks rejected'), 1)
       log.warn({ linkId, reason: event.reason }, 'the device sent something unusable')
@@ -121,7 +143,7 @@ export const superviseLink = (parts: SuperviseLinkParts): SupervisedLink => {
   const ingest = async (block: KeyBlock): Promise<void> => {
     qber = block.qber
     if (block.qber !== undefined && block.qber > parts.qberMax) {
-      parts.onBlockOverQberMax(block.qber)
+      parts.on.blockOverQberMax(block.qber)
       return drop(
         block,
         `the error rate of a block is ${block.qber}, over the limit of ${parts.qberMax}: somebody may be listening`,
@@ -137,8 +159,10 @@ export const superviseLink = (parts: SuperviseLinkParts): SupervisedLink => {
       peerKmeId,
       // Each end issues every other unit, so the two never race for one.
       issuedHere: kmeId < peerKmeId ? 'even' : 'odd',
+      statement: block.statement,
       key: block.key,
     })
+    if (block.statement !== undefined) parts.on.blockDistilled()
     // Only what is stored durably is acknowledged: until then the device keeps it.
     block.acknowledge()
     if (outcome === 'stored' && pending !== undefined) pending.units += units
@@ -188,6 +212,20 @@ export const superviseLink = (parts: SuperviseLinkParts): SupervisedLink => {
       blocksAgreed: agreed?.total ?? 0,
       blocksRejected: figures.get(figure('blocks rejected'))?.total ?? 0,
       newestBlockAgeMs: agreed?.changedAgeMs,
+      distillation,
+    }
+  }
+
+  /** Looks now and then at what the link's blocks add up to. */
+  const watchDistillation = async (signal: AbortSignal): Promise<void> => {
+    if (parts.driver.facts === undefined) return
+    while (!signal.aborted) {
+      try {
+        distillation = { ...(await parts.driver.facts()), security: await store.linkSecurity(linkId) }
+      } catch (error) {
+        log.warn({ linkId, error }, 'what the blocks of the link add up to could not be read; trying again')
+      }
+      await clock.sleep(DISTILLATION_INTERVAL_MS, signal)
     }
   }
 
@@ -210,7 +248,7 @@ export const superviseLink = (parts: SuperviseLinkParts): SupervisedLink => {
           await clock.sleep(PUBLISH_INTERVAL_MS, signal)
         }
       }
-      await Promise.all([pull(signal), agreement.run(signal), publishing()])
+      await Promise.all([pull(signal), agreement.run(signal), publishing(), watchDistillation(signal)])
     },
   }
 }

@@ -7,7 +7,7 @@ import { cutFrames, type SiftedCounts, type SiftedKey } from '../../../bb84/sift
 import { forgeryBoundLog2, TAG_BYTES } from '../../../bb84/universal-hash.ts'
 import { SecretBytes } from '../../../kernel/secret-bytes.ts'
 import type { AuthenticationLedger } from '../../authentication-ledger.ts'
-import type { SecurityStatement } from '../../link.ts'
+import type { SecurityStatement } from '../../../key-store/key-store.ts'
 import { PAD_BYTES_PER_BLOCK, TAGS_PER_BLOCK, type BlockConversation } from './block-conversation.ts'
 import { SessionEnded } from './classical-session.ts'
 import type { DistilledBlock, PadSegment } from './station.ts'
