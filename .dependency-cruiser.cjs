@@ -37,7 +37,7 @@ const mayUse = {
   bb84: ['kernel', 'generated'], // the protocol as mathematics: pure functions, nothing that waits or connects
   'quantum-channel': ['kernel', 'bb84'],
   'device-emulator': ['kernel'], // and the frame codec of the link drivers, see below
-  demo: ['kernel', 'pki', 'admin', 'embedded-postgres'], // runs the command line as child processes; see doors-only
+  demo: ['kernel', 'pki', 'admin', 'link', 'embedded-postgres'], // runs the command line as child processes; see doors-only
 }
 
 /** Slices without a door: every file may be imported by those the table above lets in. */

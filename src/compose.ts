@@ -59,7 +59,7 @@ import { createRedisKeyPool } from './key-pool/redis-key-pool.ts'
 import { createPoolWatch } from './key-pool/watch-pools.ts'
 import { expireKeys, forgetDestroyedKeys } from './key-store/expire-keys.ts'
 import { createKeyStore } from './key-store/prisma-key-store.ts'
-import type { AuthenticationLedger } from './link/authentication-ledger.ts'
+import { createAuthenticationLedger } from './link/prisma-authentication-ledger.ts'
 import { createDriver } from './link/driver-catalog.ts'
 import { createLocalSource } from './link/fill-local-pool.ts'
 import { createFallbackSource } from './link/fallback-source.ts'
@@ -231,8 +231,9 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     )
     const linkParts = { kmeId, store, pool, ceilings, peers, processes, unitSizeBits, clock, random, log: log.slice('link') }
     const ends = (link: Config['links'][number]) => ({ linkId: link.id, peerKmeId: link.peer })
-    const ledgerOf = (linkId: LinkId): AuthenticationLedger => createAuthenticationLedger({ database, keyring, kmeId, linkId })
-    for (const link of config.links) if (link.driver === 'bb84') await ledgerOf(link.id).importPreShared(link.authenticationKeyFile)
+    const ledgerOf = (linkId: LinkId) => createAuthenticationLedger({ database, keyring, kmeId, linkId })
+    for (const link of config.links)
+      if (link.driver === 'bb84') await ledgerOf(link.id).importPreShared(link.authenticationKeyFile)
     const links = createLinkDirectory(
       config.links.map((link) =>
         superviseLink({

@@ -91,8 +91,7 @@ export const raiseNoKey = (
 export const raiseNotAuthenticated = (
   alarms: Alarms,
   seen: { readonly linkId: string; readonly peerKmeId: string; readonly reason: string },
-): void =>
-  alarms.raise(`link.not-authenticated:${seen.linkId}`, 'critical', `link ${seen.linkId}: ${seen.reason}`, seen)
+): void => alarms.raise(`link.not-authenticated:${seen.linkId}`, 'critical', `link ${seen.linkId}: ${seen.reason}`, seen)
 
 /** The link gives key again. */
 export const clearLinkIncidents = (alarms: Alarms, linkId: string): void => {

@@ -1,5 +1,7 @@
-/** `kme link new-secret`: what two KMEs need before their QKD link can authenticate its first messages. Asks no KME. */
+/** QKD links for operators: `kme link show`, and `kme link new-secret`, which makes what two KMEs need before their link can authenticate
+ *  its first messages. */
 import type { Command } from 'commander'
+import type { components } from '../generated/admin.ts'
 import { systemRandom } from '../kernel/random.ts'
 import {
   PRE_SHARED_BYTES_DEFAULT,
@@ -7,9 +9,12 @@ import {
   PRE_SHARED_BYTES_MIN,
   writePreSharedSecret,
 } from '../link/pre-shared-secret.ts'
-import { wholeNumber } from './terminal.ts'
+import { asAdmin, withAdminOptions, type AdminOptions } from './admin-access.ts'
+import { age, table, toJson, wholeNumber } from './terminal.ts'
 
-/** Adds `new-secret` to the group `link`. */
+type Schemas = components['schemas']
+
+/** Adds `new-secret`, which asks no KME, to the group `link`. */
 export const addNewSecret = (link: Command): void => {
   link
     .command('new-secret <file>')
@@ -32,3 +37,62 @@ when both have used one up without making key, they need a new one.`,
       console.log(`${file}: secret ${segmentId}, ${bytes} bytes. Copy it to both ends of one link.`)
     })
 }
+
+/** Adds `show` to the group `link`. */
+export const addShowLink = (link: Command): void => {
+  withAdminOptions(link.command('show <linkId>'))
+    .description('show one link: for a BB84 link also the rate its model gives, its authentication key and its security')
+    .action((linkId: string, options: AdminOptions) =>
+      asAdmin(options, async (client) => {
+        const { links } = (await client.get('links')) as unknown as Schemas['LinkList']
+        const found = links.find((one) => one.linkId === linkId)
+        if (found === undefined) throw new Error(`this KME has no link "${linkId}"; "kme link list" shows those it has`)
+        console.log(options.json === true ? toJson(found) : linkSheet(found))
+      }),
+    )
+}
+
+/** One link, line by line. */
+const linkSheet = (link: Schemas['Link']): string => {
+  const { distillation } = link
+  const measured: [string, string][] = [
+    ['link', `${link.linkId} to ${link.peerKmeId}, driver ${link.driver}`],
+    ['state', link.reason === null ? link.state : `${link.state}: ${link.reason}`],
+    ['qber', link.qber === null ? '-' : `${(link.qber * 100).toFixed(2)} %`],
+    ['key rate, last minute', `${Math.round(link.keyRateBps)} bit/s`],
+    ['blocks', `${link.blocksAgreed} agreed, ${link.blocksRejected} rejected; newest ${age(link.newestBlockAgeMs)}`],
+  ]
+  if (distillation === null) return table(['', ''], measured)
+  const { authentication, security } = distillation
+  return table(
+    ['', ''],
+    [
+      ...measured.slice(0, 4),
+      ['key rate, expected', `${Math.round(distillation.expectedKeyRateBps)} bit/s by the finite-key bound, when nobody listens`],
+      ...measured.slice(4),
+      ['distilled', `${security.keyBits} bits of key in ${security.blocks} blocks`],
+      ['security', `all of it is secret and equal but for a probability of ${security.epsilonSum.toExponential(2)}`],
+      [
+        'authentication key',
+        `${authentication.remainingBits} bits left; ${authentication.consumedBits} used, ${authentication.replenishedBits} came in`,
+      ],
+    ],
+  )
+}
+
+export const linkTable = (links: readonly Schemas['Link'][]): string =>
+  table(
+    ['link', 'peer', 'driver', 'state', 'qber', 'key rate', 'agreed', 'rejected', 'newest block', 'reason'],
+    links.map((link) => [
+      link.linkId,
+      link.peerKmeId,
+      link.driver,
+      link.state,
+      link.qber === null ? '-' : `${(link.qber * 100).toFixed(2)} %`,
+      `${Math.round(link.keyRateBps)} bit/s`,
+      String(link.blocksAgreed),
+      String(link.blocksRejected),
+      age(link.newestBlockAgeMs),
+      link.reason ?? '-',
+    ]),
+  )

@@ -2,11 +2,11 @@
  *  with --json; a person gets a table. */
 import type { Command } from 'commander'
 import type { components } from '../generated/admin.ts'
-import { addNewSecret } from './link-commands.ts'
 import { asAdmin, withAdminOptions, type AdminOptions } from './admin-access.ts'
+import { addNewSecret, addShowLink, linkTable } from './link-commands.ts'
 import { poolTable, addPoolCommands } from './pool-commands.ts'
 import { showSaeStatus, withSaeOptions, type SaeOptions } from './sae-client-commands.ts'
-import { duration, table, toJson, wholeNumber } from './terminal.ts'
+import { age, duration, table, toJson, wholeNumber } from './terminal.ts'
 
 interface AuditOptions extends AdminOptions {
   readonly before?: string
@@ -24,6 +24,7 @@ export const addOperatorCommands = (program: Command): void => {
   const link = group(program, 'link', 'QKD links')
   addList(link, 'all QKD links', 'links', linkTable)
   addNewSecret(link)
+  addShowLink(link)
   addPoolCommands(group(program, 'pool', 'key pools'))
   addList(group(program, 'peer', 'other KMEs'), 'all peer KMEs', 'peers', peerTable)
   addList(group(program, 'alarm', 'alarms'), 'alarms: raised, and cleared in the last seven days', 'alarms', alarmTable)
@@ -81,23 +82,6 @@ const addList = (parent: Command, description: string, path: string, draw: (entr
       }),
     )
 }
-
-const linkTable = (links: readonly Schemas['Link'][]): string =>
-  table(
-    ['link', 'peer', 'driver', 'state', 'qber', 'key rate', 'agreed', 'rejected', 'newest block', 'reason'],
-    links.map((link) => [
-      link.linkId,
-      link.peerKmeId,
-      link.driver,
-      link.state,
-      link.qber === null ? '-' : `${(link.qber * 100).toFixed(2)} %`,
-      `${Math.round(link.keyRateBps)} bit/s`,
-      String(link.blocksAgreed),
-      String(link.blocksRejected),
-      age(link.newestBlockAgeMs),
-      link.reason ?? '-',
-    ]),
-  )
 
 const peerTable = (peers: readonly Schemas['Peer'][]): string =>
   table(
@@ -205,5 +189,3 @@ const auditTable = (records: readonly Schemas['AuditRecord'][]): string =>
     ['seq', 'at', 'event', 'actor', 'outcome', 'subject'],
     records.map(({ seq, at, event, actor, outcome, subject }) => [seq, at, event, actor, outcome, JSON.stringify(subject)]),
   )
-
-const age = (ageMs: number | null): string => (ageMs === null ? 'never' : `${duration(ageMs)} ago`)

@@ -95,3 +95,6 @@ export const duration = (durationMs: number): string => {
   if (s < 3600) return `${Math.floor(s / 60)} min`
   return s < 86_400 ? `${Math.floor(s / 3600)} h` : `${Math.floor(s / 86_400)} d`
 }
+
+/** How long ago something was, for people. */
+export const age = (ageMs: number | null): string => (ageMs === null ? 'never' : `${duration(ageMs)} ago`)

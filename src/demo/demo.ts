@@ -1,4 +1,4 @@
-/** The demo network on this machine (`npm start`): an embedded PostgreSQL, two pairs of emulated QKD devices and three KMEs, each a
+/** The demo network on this machine (`npm start`): an embedded PostgreSQL, two emulated quantum channels and three KMEs, each a
  *  process of its own. What it is made of and where it is found is in layout.ts.
  *  Holds: a child that dies is started again and takes nobody down with it; a stop, or the death of the demo itself, leaves
  *  nothing running; nothing is lost between one start and the next. */
@@ -9,8 +9,8 @@ import { systemRandom, type Random } from '../kernel/random.ts'
 import { lockDirectory, refuseLocked } from './directory-lock.ts'
 import { requireFreePorts } from './free-ports.ts'
 import { startPostgres } from './kept-postgres.ts'
-import { BLOCK_BYTES, BLOCKS_PER_S } from './kme-yaml.ts'
-import { devicePorts, filesOf, kmeNames, links, type DemoFiles } from './layout.ts'
+import { PROFILE, PULSE_RATE_HZ } from './kme-yaml.ts'
+import { controlPort, devicePorts, filesOf, kmeNames, links, type DemoFiles } from './layout.ts'
 import { nextSteps } from './next-steps.ts'
 import { limitLog, makeDirectories, prepareFiles, renewFiles } from './prepare-files.ts'
 import { findMissing } from './readiness.ts'
@@ -35,7 +35,7 @@ const READY_DEADLINE_MS = 120_000
 const RENEW_INTERVAL_MS = 6 * 3_600_000
 // A stop takes at most ten seconds: PostgreSQL, without clients by then, needs less than one.
 const KME_STOP_DEADLINE_MS = 6000
-const DEVICE_STOP_DEADLINE_MS = 1000
+const CHANNEL_STOP_DEADLINE_MS = 1000
 
 /** Runs the network until `signal` aborts.
  *  @throws Error with a text that says what to do, when it cannot start; nothing is left running then. */
@@ -92,10 +92,10 @@ export const runDemo = async (options: DemoOptions, signal: AbortSignal): Promis
     return child
   }
 
-  say('emulated QKD devices and KMEs')
-  const devices: SupervisedProcess[] = []
-  cleanUp.defer(() => stopAll(devices, DEVICE_STOP_DEADLINE_MS))
-  for (const link of links) devices.push(await start(link.devices, ...deviceArguments(link.id, basePort)))
+  say('quantum channels and KMEs')
+  const channels: SupervisedProcess[] = []
+  cleanUp.defer(() => stopAll(channels, CHANNEL_STOP_DEADLINE_MS))
+  for (const link of links) channels.push(await start(link.channel, ...channelArguments(link.id, basePort)))
   const kmes: SupervisedProcess[] = []
   cleanUp.defer(() => stopAll(kmes, KME_STOP_DEADLINE_MS))
   for (const kme of kmeNames) kmes.push(await start(kme, 'start', '--config', files.config(kme)))
@@ -146,10 +146,11 @@ export const resetDemo = async (directory: string): Promise<void> => {
   await rm(directory, { recursive: true })
 }
 
-const deviceArguments = (link: (typeof links)[number]['id'], basePort: number): string[] => {
+const channelArguments = (link: (typeof links)[number]['id'], basePort: number): string[] => {
   const [portA, portB] = devicePorts(basePort, link)
-  const options = { 'port-a': portA, 'port-b': portB, link, 'block-bytes': BLOCK_BYTES, rate: BLOCKS_PER_S }
-  return ['device-emulator', ...Object.entries(options).map(([name, value]) => `--${name}=${value}`)]
+  const ports = { 'port-a': portA, 'port-b': portB, 'control-port': controlPort(basePort, link) }
+  const options = { ...ports, link, profile: PROFILE, 'pulse-rate': PULSE_RATE_HZ }
+  return ['channel-emulator', ...Object.entries(options).map(([name, value]) => `--${name}=${value}`)]
 }
 
 /** For scripts that want to stop one part: name and process ID of everything that runs. */

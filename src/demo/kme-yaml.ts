@@ -1,10 +1,10 @@
 /** The configuration file of a demo KME, as text for people to read. */
-import { devicePorts, kmeNames, links, portsOf, saes, type KmeName } from './layout.ts'
+import { classicalPort, devicePorts, kmeNames, links, portsOf, saes, type KmeName } from './layout.ts'
 
-/** How many blocks a demo device makes: 16 blocks of 8 KiB a second, about 4000 keys of 256 bits. */
-export const BLOCK_BYTES = 8192
-export const BLOCKS_PER_S = 16
-/** Reached a few seconds after the first start; from then on the devices wait for somebody to use keys. */
+/** The demo's links: fibre and detectors of this profile, pulsed so slowly that a link leaves most of a core to others. */
+export const PROFILE = 'metro'
+export const PULSE_RATE_HZ = 3_000_000
+/** Reached about a minute after the first start; from then on the links wait for somebody to use keys. */
 const STORED_MAX = 20_000
 /** Ports of the devices in docker-compose.yml, where every pair has an address of its own. */
 const CONTAINER_DEVICE_PORTS = [7001, 7002] as const
@@ -28,8 +28,16 @@ export const kmeYaml = ({ kme, basePort, containers }: KmeYamlOptions): string =
     `  - { id: ${other}, url: 'https://${containers ? other : '127.0.0.1'}:${portsOf(basePort, other).peer}' }`
   const linkLines = ({ id, ends, devices }: (typeof links)[number]): string => {
     const end = ends[0] === kme ? 0 : 1
-    const port = (containers ? CONTAINER_DEVICE_PORTS : devicePorts(basePort, id))[end]
-    return `  - { id: ${id}, peer: ${ends[1 - end]}, driver: tcp, host: ${containers ? devices : '127.0.0.1'}, port: ${port} }`
+    const peer = ends[1 - end]
+    if (containers) return `  - { id: ${id}, peer: ${peer}, driver: tcp, host: ${devices}, port: ${CONTAINER_DEVICE_PORTS[end]} }`
+    return `  - id: ${id}
+    peer: ${peer}
+    driver: bb84
+    role: ${end === 0 ? 'alice' : 'bob'}
+    profile: { name: ${PROFILE}, pulseRateHz: ${PULSE_RATE_HZ} }
+    photons: { port: ${devicePorts(basePort, id)[end]} } # the quantum channel
+    classical: { port: ${classicalPort(basePort, id)} } # where Alice waits for Bob
+    authenticationKeyFile: secrets/${id}.authentication-key`
   }
 
   return `# ${kme} of the demo network. "kme demo" writes this file at every start: to try something else, copy it.
@@ -71,7 +79,11 @@ keys:
 peers:
 ${neighbours.map(peerLine).join('\n')}
 
-# QKD links. The driver speaks to an emulated device (docs/device-protocol.md).
+# QKD links. ${
+    containers
+      ? 'The driver speaks to an emulated device (docs/device-protocol.md).'
+      : 'This KME distils the key of a simulated BB84 link itself (docs/bb84.md).'
+  }
 links:
 ${ownLinks.map(linkLines).join('\n')}
 

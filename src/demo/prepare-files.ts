@@ -8,10 +8,11 @@ import { signAdminToken, MAX_TOKEN_LIFE_S } from '../admin/admin-token.ts'
 import { adminScopes } from '../admin/admin.ts'
 import type { Clock } from '../kernel/clock.ts'
 import type { Random } from '../kernel/random.ts'
+import { PRE_SHARED_BYTES_DEFAULT, writePreSharedSecret } from '../link/pre-shared-secret.ts'
 import { createAuthorities, openAuthorities } from '../pki/authorities.ts'
 import { issuedFiles, replacePrivate, replacePublic, writeIssued } from '../pki/certificate-files.ts'
 import type { CertificateAuthorities, IssueRequest } from '../pki/pki.ts'
-import { kmeNames, saes, type DemoFiles } from './layout.ts'
+import { kmeNames, links, saes, type DemoFiles } from './layout.ts'
 import { kmeYaml } from './kme-yaml.ts'
 
 export interface PrepareParts {
@@ -48,6 +49,7 @@ export const prepareFiles = async (
   for (const { name } of saes) await prepareCertificate(files.directory, { profile: 'sae', id: name }, authorities, parts)
   await authorities.refreshRevocationLists()
   await prepareToken(files, parts)
+  for (const { id } of links) await prepareAuthenticationKey(files.authenticationKey(id), parts.random)
   for (const kme of kmeNames) {
     await preparePassphrase(files.passphrase(kme), parts.random)
     await replacePublic(files.config(kme), kmeYaml({ kme, ...settings }), parts.random)
@@ -130,6 +132,16 @@ const prepareToken = async (files: DemoFiles, { clock, random }: PrepareParts): 
   })
   // Without a final newline: programs put the file's content into a header as it is.
   await replacePrivate(files.adminToken, token, random)
+}
+
+/** Both ends of a link read the same file, as if an operator had carried it over. */
+const prepareAuthenticationKey = async (file: string, random: Random): Promise<void> => {
+  if (existsSync(file)) return
+  // Under a name of its own until it is whole.
+  const partial = `${file}.partial`
+  await rm(partial, { force: true })
+  await writePreSharedSecret(partial, PRE_SHARED_BYTES_DEFAULT, random)
+  await rename(partial, file)
 }
 
 const preparePassphrase = async (file: string, random: Random): Promise<void> => {

@@ -554,6 +554,7 @@ export interface components {
                 consumedBits: components["schemas"]["Count"];
                 replenishedBits: components["schemas"]["Count"];
                 remainingBits: components["schemas"]["Count"];
+                discardedBits: components["schemas"]["Count"];
             };
             /** @description The security statements of all blocks, added up */
             security: {

@@ -133,21 +133,21 @@ export const blockMethods = ({ database, keyring, reader, kmeId, unitSizeBits }:
            mine, taken, done, sealed, sealed_tag_key, wrapped_dek, term, statement)
          VALUES ($1, $2, $3, $4, 'INGESTED', $5, $6, $7::text::varbit, $8::text::varbit, $8::text::varbit, $9, $10, $11, $12, $13)
          ON CONFLICT DO NOTHING RETURNING 1`,
-      [
-        block.blockId,
-        block.linkId,
-        block.deviceBlock,
-        block.peerKmeId,
-        unitCount,
-        unitSizeBits,
-        issuedHereBits(block, unitCount),
-        none,
-        sealed,
-        tagKey,
-        wrapped,
-        place.term,
-        statement === undefined ? null : JSON.stringify(statement),
-      ],
+        [
+          block.blockId,
+          block.linkId,
+          block.deviceBlock,
+          block.peerKmeId,
+          unitCount,
+          unitSizeBits,
+          issuedHereBits(block, unitCount),
+          none,
+          sealed,
+          tagKey,
+          wrapped,
+          place.term,
+          statement === undefined ? null : JSON.stringify(statement),
+        ],
       )
       return rows.length === 1
     }

@@ -1,5 +1,6 @@
 /** Door of the link slice: what a QKD device driver is, and what the rest of the KME may know of a link.
  *  A driver delivers blocks of raw key that its twin at the other end of the link delivers too, under the same block ID. */
+import type { LedgerFigures } from './authentication-ledger.ts'
 import type { KmeId, LinkId } from '../kernel/identifiers.ts'
 import type { SecretBytes } from '../kernel/secret-bytes.ts'
 import type { PoolLevel } from '../key-pool/key-pool.ts'
@@ -49,7 +50,7 @@ export interface DistillationFacts {
   /** What the model of the link gives, bits of secret key per second. */
   readonly expectedKeyRateBps: number
   /** Key for authentication, over the life of the link. */
-  readonly authentication: { readonly consumedBits: number; readonly replenishedBits: number; readonly remainingBits: number }
+  readonly authentication: LedgerFigures
 }
 
 export type LinkState = 'starting' | 'up' | 'down'

@@ -25,8 +25,7 @@ export const createMemoryLedger = (): AuthenticationLedger => {
       consumedBits += (fromByte + lengthBytes - usedBytes) * 8
       return Promise.resolve(SecretBytes.adopt(Buffer.from(bytes.subarray(fromByte, fromByte + lengthBytes))))
     },
-    hashKey: (segmentId) =>
-      Promise.resolve(SecretBytes.adopt(Buffer.from(segment(segmentId).bytes.subarray(0, HASH_KEY_BYTES)))),
+    hashKey: (segmentId) => Promise.resolve(SecretBytes.adopt(Buffer.from(segment(segmentId).bytes.subarray(0, HASH_KEY_BYTES)))),
     add: (segmentId, secret) => {
       if (segments.has(segmentId)) return Promise.resolve('known')
       replenishedBits += secret.lengthBytes * 8
@@ -37,7 +36,12 @@ export const createMemoryLedger = (): AuthenticationLedger => {
     retire: () => Promise.resolve(),
     figures: () => {
       const remainingBits = [...segments.values()].reduce((sum, { bytes, usedBytes }) => sum + (bytes.length - usedBytes) * 8, 0)
-      return Promise.resolve({ consumedBits, replenishedBits, remainingBits })
+      return Promise.resolve({
+        consumedBits,
+        replenishedBits,
+        remainingBits,
+        discardedBits: replenishedBits - consumedBits - remainingBits,
+      })
     },
   }
 }

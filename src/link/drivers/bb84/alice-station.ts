@@ -38,8 +38,13 @@ export const runAlice = async (parts: StationParts, signal: AbortSignal): Promis
     if (dueMs > nowMs) await clock.sleep(dueMs - nowMs, over)
   }
 
-  const collect = async (conversation: BlockConversation, start: BlockStart, photons: PulseSender, over: AbortSignal): Promise<ClickTally> => {
-    const sent: Uint8Array[] = []
+  const collect = async (
+    conversation: BlockConversation,
+    start: BlockStart,
+    photons: PulseSender,
+    over: AbortSignal,
+  ): Promise<ClickTally> => {
+    const sent = new Map<number, Uint8Array>()
     let wakeSender: (() => void) | undefined
     let announced = 0
     const gathered = gatherClicks(profile.blockBits * 2)
@@ -47,31 +52,30 @@ export const runAlice = async (parts: StationParts, signal: AbortSignal): Promis
     const send = async (): Promise<void> => {
       for (let index = 0; index < start.bursts; index += 1) {
         while (index - announced >= BURSTS_IN_FLIGHT && !over.aborted) {
-          await new Promise<void>((resolve) => {
-            wakeSender = resolve
-            over.addEventListener('abort', () => resolve(), { once: true })
-          })
+          await new Promise<void>((resolve) => (wakeSender = resolve))
         }
         await pace(over)
         if (over.aborted) return
         const burst = start.firstBurst + index
         const pulses = source.burst(slotsPerBurst, streams(`pulses:${burst}`))
-        sent[index] = pulses
+        sent.set(index, pulses)
         await photons.send(burst, slotsPerBurst, pulses)
       }
     }
     const hear = async (): Promise<void> => {
       for (let index = 0; index < start.bursts; index += 1) {
         const { slots, bases } = decodeClicks(await conversation.receive('clicks'), slotsPerBurst)
-        const pulses = sent[index]
+        const pulses = sent.get(index)
         if (pulses === undefined) throw new SessionEnded('Bob announces clicks of pulses that were not sent yet')
         slots.forEach((slot, click) => gathered.add(pulseAt(pulses, slot), bitAt(bases, click)))
         pulses.fill(0)
-        delete sent[index]
+        sent.delete(index)
         announced = index + 1
         wakeSender?.()
       }
     }
+    const onOver = (): void => wakeSender?.()
+    over.addEventListener('abort', onOver)
     try {
       await Promise.all([send(), hear()])
       return gathered.take()
@@ -79,7 +83,8 @@ export const runAlice = async (parts: StationParts, signal: AbortSignal): Promis
       gathered.wipe()
       throw error
     } finally {
-      for (const pulses of sent) pulses?.fill(0)
+      over.removeEventListener('abort', onOver)
+      for (const pulses of sent.values()) pulses.fill(0)
     }
   }
 
@@ -96,8 +101,8 @@ export const runAlice = async (parts: StationParts, signal: AbortSignal): Promis
     segment.nextByte += PAD_BYTES_PER_BLOCK
     nextBurst += bursts
     const conversation = converse({ channel: classical.open(block), role: 'alice', context: session.context })
-    const pads = await ledger.reserve(start.segmentId, start.fromByte, PAD_BYTES_PER_BLOCK)
-    conversation.authenticate(await ledger.hashKey(start.segmentId), pads)
+    const hashKey = await ledger.hashKey(start.segmentId)
+    conversation.authenticate(hashKey, await ledger.reserve(start.segmentId, start.fromByte, PAD_BYTES_PER_BLOCK))
     await conversation.send('block-start', Buffer.from(JSON.stringify(start)))
     await conversation.receive('block-accept')
     return { conversation, start }

@@ -36,8 +36,8 @@ export const runBob = async (parts: StationParts, signal: AbortSignal): Promise<
       throw new SessionEnded('BLOCK-START names authentication key that is used, or too far ahead')
     }
     segment.nextByte = start.fromByte + PAD_BYTES_PER_BLOCK
-    const pads = await ledger.reserve(start.segmentId, start.fromByte, PAD_BYTES_PER_BLOCK)
-    conversation.authenticate(await ledger.hashKey(start.segmentId), pads)
+    const hashKey = await ledger.hashKey(start.segmentId)
+    conversation.authenticate(hashKey, await ledger.reserve(start.segmentId, start.fromByte, PAD_BYTES_PER_BLOCK))
     return { conversation, start }
   }
 

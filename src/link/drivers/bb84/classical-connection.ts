@@ -68,7 +68,7 @@ export const acceptBob = ({ host, port, peerKmeId, tls }: ClassicalAddress, sign
       reject(new Error('stopped'))
     }
     signal.addEventListener('abort', stop, { once: true })
-    server.on('error', (error) => {
+    server.on('error', (error: Error) => {
       close()
       reject(error)
     })

@@ -206,4 +206,8 @@ export const openClassicalSession = async (options: ClassicalSessionOptions): Pr
 }
 
 /** A text of the other end, for a log: short and without control characters. */
-const printable = (bytes: Buffer): string => bytes.subarray(0, 200).toString('latin1').replace(/[^\x20-\x7e]/g, '?')
+const printable = (bytes: Buffer): string =>
+  bytes
+    .subarray(0, 200)
+    .toString('latin1')
+    .replace(/[^\x20-\x7e]/g, '?')

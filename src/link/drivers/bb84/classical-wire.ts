@@ -83,7 +83,8 @@ export const createMessageDecoder = (): MessageDecoder => {
           break
         }
         const messageBytes = 4 + bytes.readUInt32BE(0)
-        if (messageBytes < HEADER_BYTES || messageBytes > MAX_MESSAGE_BYTES) throw new WireError('a message has an impossible length')
+        if (messageBytes < HEADER_BYTES || messageBytes > MAX_MESSAGE_BYTES)
+          throw new WireError('a message has an impossible length')
         const type = TYPES.get(bytes.readUInt8(4))
         if (type === undefined) throw new WireError('a message is of an unknown type')
         if (bytes.length < messageBytes) {

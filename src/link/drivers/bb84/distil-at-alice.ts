@@ -34,7 +34,12 @@ const drawPublic = (random: Random, lengthBytes: number): Buffer => random.fill(
 
 export const distilAtAlice = async (
   conversation: BlockConversation,
-  block: { readonly deviceBlock: string; readonly tally: ClickTally; readonly segments: PadSegment[]; readonly health: KeyHealth },
+  block: {
+    readonly deviceBlock: string
+    readonly tally: ClickTally
+    readonly segments: PadSegment[]
+    readonly health: KeyHealth
+  },
   { profile, ledger, streams }: Pick<StationParts, 'profile' | 'ledger' | 'streams'>,
 ): Promise<DistilledBlock> => {
   const random = streams(`distil:${conversation.block}`)
@@ -94,7 +99,9 @@ const answerCascade = async (
       await answerUntilDone(conversation, responders)
       const hashKey = drawPublic(random, HASH_KEY_BYTES)
       const tags = Buffer.alloc(open.length * 4)
-      open.forEach((index, at) => tags.writeUInt32BE(frameTag(hashKey, index, (frames[index] as { key: SiftedKey }).key.bits), at * 4))
+      open.forEach((index, at) =>
+        tags.writeUInt32BE(frameTag(hashKey, index, (frames[index] as { key: SiftedKey }).key.bits), at * 4),
+      )
       tagBits += open.length * FRAME_TAG_BITS
       await conversation.send('frame-tags', Buffer.concat([hashKey, tags]))
       const result = await conversation.receive('frame-result')

@@ -36,7 +36,12 @@ const HEAD_BYTES = 8
 
 export const distilAtBob = async (
   conversation: BlockConversation,
-  block: { readonly deviceBlock: string; readonly tally: ClickTally; readonly segments: PadSegment[]; readonly health: KeyHealth },
+  block: {
+    readonly deviceBlock: string
+    readonly tally: ClickTally
+    readonly segments: PadSegment[]
+    readonly health: KeyHealth
+  },
   { profile, ledger }: Pick<StationParts, 'profile' | 'ledger'>,
 ): Promise<DistilledBlock> => {
   await conversation.sendTag()
@@ -99,9 +104,7 @@ const correct = async (conversation: BlockConversation, key: SiftedKey, qber: nu
   const message = await conversation.receive('frames')
   const counts = frames.map(({ plan }) => firstAsks(plan).length)
   const [seed, ...first] = splitParts(message, [SEED_BYTES, ...counts.map(parityBytes)]) as [Buffer, ...Buffer[]]
-  const correctors = frames.map(
-    ({ key: frame, plan }): CascadeCorrector => createCorrector({ ...frame, plan, seed }),
-  )
+  const correctors = frames.map(({ key: frame, plan }): CascadeCorrector => createCorrector({ ...frame, plan, seed }))
   let tagBits = 0
   try {
     correctors.forEach((corrector, index) => corrector.take(first[index] as Buffer))
@@ -145,7 +148,10 @@ const askUntilDone = async (conversation: BlockConversation, correctors: readonl
     const asks = correctors.map((corrector) => corrector.asks())
     await conversation.send('asks', encodeAsks(asks))
     if (asks.every((ofFrame) => ofFrame.length === 0)) return
-    const parities = splitParts(await conversation.receive('parities'), asks.map(({ length }) => parityBytes(length)))
+    const parities = splitParts(
+      await conversation.receive('parities'),
+      asks.map(({ length }) => parityBytes(length)),
+    )
     correctors.forEach((corrector, index) => {
       if ((asks[index] as Int32Array).length > 0) corrector.take(parities[index] as Buffer)
     })

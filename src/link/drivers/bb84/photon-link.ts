@@ -35,7 +35,9 @@ export interface ClickReceiver {
 }
 
 /** @throws SessionEnded when the channel refuses the station. */
-export const openPulseSender = async (parts: PhotonLinkParts & { readonly intensities: readonly number[] }): Promise<PulseSender> => {
+export const openPulseSender = async (
+  parts: PhotonLinkParts & { readonly intensities: readonly number[] },
+): Promise<PulseSender> => {
   const { stream } = parts
   const link = await greet(parts, 'alice', parts.intensities, () => {
     throw new PhotonFrameError('nothing comes back to Alice')

@@ -115,12 +115,12 @@ const serve = async (port: MessagePort, settings: StationSettings): Promise<void
           ledger,
           streams: () => systemRandom,
           wanted: async (over) => {
+            const onOver = (): void => wakeWanted?.()
+            over.addEventListener('abort', onOver)
             while (unpulled >= UNPULLED_BLOCKS_MAX && !over.aborted) {
-              await new Promise<void>((resolve) => {
-                wakeWanted = resolve
-                over.addEventListener('abort', () => resolve(), { once: true })
-              })
+              await new Promise<void>((resolve) => (wakeWanted = resolve))
             }
+            over.removeEventListener('abort', onOver)
           },
           deliver: (block) => {
             backOff.succeeded()

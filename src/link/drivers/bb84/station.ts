@@ -41,7 +41,7 @@ export interface StationParts {
   readonly connectPhotons: (signal: AbortSignal) => Promise<Duplex>
   /** Opens the classical channel to the other station. */
   readonly connectClassical: (signal: AbortSignal) => Promise<Duplex>
-  readonly ledger: Pick<AuthenticationLedger, "segments" | "reserve" | "hashKey" | "add">
+  readonly ledger: Pick<AuthenticationLedger, 'segments' | 'reserve' | 'hashKey' | 'add'>
   readonly streams: RandomStreams
   /** Resolves when there is room for another block, or when `signal` aborts. */
   readonly wanted: (signal: AbortSignal) => Promise<void>
@@ -102,11 +102,7 @@ export interface StationSession {
 }
 
 /** Connects and exchanges HELLOs. @throws SessionEnded saying why it is no use. */
-export const beginSession = async (
-  role: 'alice' | 'bob',
-  parts: StationParts,
-  signal: AbortSignal,
-): Promise<StationSession> => {
+export const beginSession = async (role: 'alice' | 'bob', parts: StationParts, signal: AbortSignal): Promise<StationSession> => {
   const { linkId, profile, ledger, clock, slotsPerBurst } = parts
   const own: Hello = {
     version: WIRE_VERSION,
