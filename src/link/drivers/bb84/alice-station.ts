@@ -127,6 +127,7 @@ export const runAlice = async (parts: StationParts, signal: AbortSignal): Promis
       deliver: parts.deliver,
       next: async (block, over) => {
         await parts.wanted(over)
+        if (over.aborted) throw new SessionEnded('stopped')
         const { conversation, start } = await begin(block)
         const tally = await collect(conversation, start, photons, over).catch((error: unknown) => {
           if (error instanceof SiftingError) throw new SessionEnded(`refused: ${error.message}`)

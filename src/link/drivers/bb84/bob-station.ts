@@ -85,6 +85,7 @@ export const runBob = async (parts: StationParts, signal: AbortSignal): Promise<
       next: async (_block, over) => {
         const { conversation, start } = await accept()
         await parts.wanted(over)
+        if (over.aborted) throw new SessionEnded('stopped')
         await conversation.send('block-accept', Buffer.alloc(0))
         const tally = await collect(conversation, start, photons)
         const block = { deviceBlock: start.deviceBlock, tally, segments, health }
