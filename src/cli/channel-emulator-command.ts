@@ -5,8 +5,8 @@ import type { Bb84Profile } from '../bb84/profile.ts'
 import { systemRandom } from '../kernel/random.ts'
 import { createChannelServer } from '../quantum-channel/channel-server.ts'
 import { CONTROL_LINES, obeyControlLine } from '../quantum-channel/control-line.ts'
-import { decimal, runInForeground, STOP_WITH_PARENT } from './emulator-command.ts'
-import { wholeNumber } from './terminal.ts'
+import { runInForeground, STOP_WITH_PARENT } from './emulator-command.ts'
+import { decimal, wholeNumber } from './terminal.ts'
 
 interface Flags {
   readonly portA: number

@@ -4,7 +4,7 @@ import type { Command } from 'commander'
 import { controlPort, links, portsOf } from '../demo/layout.ts'
 import type { LinkName } from '../demo/layout.ts'
 import { askOnControlPort } from '../quantum-channel/control-port.ts'
-import { decimal } from './emulator-command.ts'
+import { decimal } from './terminal.ts'
 
 interface Flags {
   readonly intercept?: number

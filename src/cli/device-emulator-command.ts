@@ -3,8 +3,8 @@ import type { Command } from 'commander'
 import { CONTROL_LINES, obeyControlLine } from '../device-emulator/control-line.ts'
 import { createDeviceEmulator } from '../device-emulator/device-emulator.ts'
 import type { DeviceEmulatorOptions } from '../device-emulator/device-emulator.ts'
-import { decimal, runInForeground, STOP_WITH_PARENT } from './emulator-command.ts'
-import { wholeNumber } from './terminal.ts'
+import { runInForeground, STOP_WITH_PARENT } from './emulator-command.ts'
+import { decimal, wholeNumber } from './terminal.ts'
 
 interface Flags {
   readonly portA: number

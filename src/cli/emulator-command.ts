@@ -1,7 +1,6 @@
 /** What the commands that run an emulator in the foreground have in common: they say where they listen, obey lines on standard
  *  input, and stop at `quit`, SIGINT or SIGTERM. */
 import { createInterface } from 'node:readline'
-import { InvalidArgumentError } from 'commander'
 
 export interface ForegroundEmulator {
   start(): Promise<void>
@@ -47,12 +46,3 @@ export const runInForeground = async (emulator: ForegroundEmulator, stopWithPare
     process.off('SIGTERM', onSignal)
   }
 }
-
-/** @returns a parser of an option's value. */
-export const decimal =
-  (min: number, max: number) =>
-  (text: string): number => {
-    const value = text.trim() === '' ? NaN : Number(text)
-    if (!(value >= min && value <= max)) throw new InvalidArgumentError(`Give a number from ${min} to ${max}.`)
-    return value
-  }

@@ -2,6 +2,10 @@
  *  its first messages. */
 import type { Command } from 'commander'
 import type { components } from '../generated/admin.ts'
+import { infiniteDecoyRate } from '../bb84/asymptotic-rate.ts'
+import { expectedDetection, transmittance } from '../bb84/detection-model.ts'
+import { expectedBlock, optimise } from '../bb84/expected-rate.ts'
+import { PROFILE_NAMES, profileNamed, quantised, type Bb84Profile, type ProfileOverrides } from '../bb84/profile.ts'
 import { systemRandom } from '../kernel/random.ts'
 import {
   PRE_SHARED_BYTES_DEFAULT,
@@ -10,7 +14,7 @@ import {
   writePreSharedSecret,
 } from '../link/pre-shared-secret.ts'
 import { asAdmin, withAdminOptions, type AdminOptions } from './admin-access.ts'
-import { age, table, toJson, wholeNumber } from './terminal.ts'
+import { age, decimal, table, toJson, wholeNumber } from './terminal.ts'
 
 type Schemas = components['schemas']
 
@@ -95,4 +99,73 @@ export const linkTable = (links: readonly Schemas['Link'][]): string =>
       age(link.newestBlockAgeMs),
       link.reason ?? '-',
     ]),
+  )
+
+interface ModelOptions {
+  readonly distanceKm?: number
+  readonly pulseRateHz?: number
+  readonly blockBits?: number
+  readonly efficiency: number
+  readonly optimise?: boolean
+  readonly json?: boolean
+}
+
+/** Adds `model` to the group `link`. */
+export const addModel = (link: Command): void => {
+  link
+    .command('model <profile>')
+    .description(`what a BB84 link should give by its model, without any KME; profiles: ${PROFILE_NAMES.join(', ')}`)
+    .option('--distance-km <n>', 'another length of fibre', decimal(0, 1000))
+    .option('--pulse-rate-hz <n>', 'another pulse rate', decimal(1, 1e11))
+    .option('--block-bits <n>', 'another number of sifted bits per block', wholeNumber(1000, 100_000_000))
+    .option('--efficiency <f>', 'of reconciliation: disclosed bits over n h(QBER)', decimal(1, 2), EXPECTED_EFFICIENCY)
+    .option('--optimise', 'with the intensities, probabilities and bias of bases that give the most key there')
+    .option('--json', 'for programs')
+    .action((name: string, options: ModelOptions) => {
+      const { distanceKm, pulseRateHz, blockBits, efficiency } = options
+      const overrides = { distanceKm, pulseRateHz, blockBits }
+      const given = Object.fromEntries(Object.entries(overrides).filter(([, value]) => value !== undefined))
+      const named = profileNamed(name, given as ProfileOverrides)
+      const profile = options.optimise === true ? quantised(optimise(named, efficiency)) : named
+      const model = modelOf(profile, efficiency)
+      console.log(options.json === true ? toJson({ profile, ...model }) : modelSheet(profile, model))
+    })
+}
+
+const EXPECTED_EFFICIENCY = 1.05
+
+const modelOf = (profile: Bb84Profile, efficiency: number) => {
+  const { darkCountProbability } = profile.receiver
+  const { misalignment } = profile
+  const ideal = { transmittance: transmittance(profile), backgroundYield: 1 - (1 - darkCountProbability) ** 2, misalignment }
+  return {
+    gains: expectedDetection(profile).matched.map(({ gain }) => gain),
+    block: expectedBlock(profile, efficiency),
+    /** Ma et al. 2005, both bases chosen evenly: what no number of decoys and pulses can exceed. */
+    asymptoticBitsPerPulse: infiniteDecoyRate(ideal, profile.intensities[0] ?? 0, efficiency),
+  }
+}
+
+const modelSheet = (profile: Bb84Profile, { gains, block, asymptoticBitsPerPulse }: ReturnType<typeof modelOf>): string =>
+  table(
+    ['', ''],
+    [
+      [
+        'link',
+        `${profile.name}: ${profile.distanceKm} km at ${profile.attenuationDbPerKm} dB/km, ${profile.pulseRateHz} pulses/s`,
+      ],
+      ['intensities', profile.intensities.map((mu) => mu.toPrecision(3)).join(', ')],
+      ['sent with probability', profile.intensityProbabilities.map((share) => share.toFixed(4)).join(', ')],
+      ['key basis chosen with', profile.keyBasisProbability.toFixed(4)],
+      ['gains', gains.map((gain) => gain.toExponential(3)).join(', ')],
+      ['qber', `${(block.qber * 100).toFixed(2)} %`],
+      [
+        'a block',
+        `${profile.blockBits} sifted bits in ${block.seconds.toPrecision(3)} s, ${block.keyLength.lengthBits} bits of key`,
+      ],
+      ['phase error rate', `at most ${(block.keyLength.phi * 100).toFixed(2)} %`],
+      ['sifted rate', `${Math.round(block.siftedBitsPerSecond)} bit/s`],
+      ['key rate', `${Math.round(block.secretBitsPerSecond)} bit/s, ${block.secretBitsPerPulse.toExponential(3)} per pulse`],
+      ['without end, even bases', `${asymptoticBitsPerPulse.toExponential(3)} bits per pulse with infinitely many decoys`],
+    ],
   )

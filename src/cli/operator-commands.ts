@@ -3,7 +3,7 @@
 import type { Command } from 'commander'
 import type { components } from '../generated/admin.ts'
 import { asAdmin, withAdminOptions, type AdminOptions } from './admin-access.ts'
-import { addNewSecret, addShowLink, linkTable } from './link-commands.ts'
+import { addModel, addNewSecret, addShowLink, linkTable } from './link-commands.ts'
 import { poolTable, addPoolCommands } from './pool-commands.ts'
 import { showSaeStatus, withSaeOptions, type SaeOptions } from './sae-client-commands.ts'
 import { age, duration, table, toJson, wholeNumber } from './terminal.ts'
@@ -25,6 +25,7 @@ export const addOperatorCommands = (program: Command): void => {
   addList(link, 'all QKD links', 'links', linkTable)
   addNewSecret(link)
   addShowLink(link)
+  addModel(link)
   addPoolCommands(group(program, 'pool', 'key pools'))
   addList(group(program, 'peer', 'other KMEs'), 'all peer KMEs', 'peers', peerTable)
   addList(group(program, 'alarm', 'alarms'), 'alarms: raised, and cleared in the last seven days', 'alarms', alarmTable)

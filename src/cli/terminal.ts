@@ -98,3 +98,12 @@ export const duration = (durationMs: number): string => {
 
 /** How long ago something was, for people. */
 export const age = (ageMs: number | null): string => (ageMs === null ? 'never' : `${duration(ageMs)} ago`)
+
+/** @returns a parser of an option's value. */
+export const decimal =
+  (min: number, max: number) =>
+  (text: string): number => {
+    const value = text.trim() === '' ? NaN : Number(text)
+    if (!(value >= min && value <= max)) throw new InvalidArgumentError(`Give a number from ${min} to ${max}.`)
+    return value
+  }

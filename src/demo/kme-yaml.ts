@@ -4,8 +4,8 @@ import { classicalPort, devicePorts, kmeNames, links, portsOf, saes, type KmeNam
 /** The demo's links: fibre and detectors of this profile, pulsed so slowly that a link leaves most of a core to others. */
 export const PROFILE = 'metro'
 export const PULSE_RATE_HZ = 3_000_000
-/** Reached about a minute after the first start; from then on the links wait for somebody to use keys. */
-const STORED_MAX = 20_000
+/** Reached some minutes after the first start; from then on the links rest until somebody uses keys. */
+const STORED_MAX = 50_000
 /** Ports of the devices in docker-compose.yml, where every pair has an address of its own. */
 const CONTAINER_DEVICE_PORTS = [7001, 7002] as const
 

@@ -23,9 +23,19 @@ export const saes: readonly { readonly name: SaeName; readonly home: KmeName; re
   { name: 'mallory', home: 'kme-a', sharesWith: [] },
 ]
 
-export const links: readonly { readonly id: LinkName; readonly ends: readonly [KmeName, KmeName]; readonly devices: string }[] = [
-  { id: 'a-b', ends: ['kme-a', 'kme-b'], devices: 'devices-ab' },
-  { id: 'b-c', ends: ['kme-b', 'kme-c'], devices: 'devices-bc' },
+export interface DemoLink {
+  readonly id: LinkName
+  /** Alice's station, then Bob's. */
+  readonly ends: readonly [KmeName, KmeName]
+  /** Process of the quantum channel's emulator. */
+  readonly channel: string
+  /** Service of the emulated devices in docker-compose.yml. */
+  readonly devices: string
+}
+
+export const links: readonly DemoLink[] = [
+  { id: 'a-b', ends: ['kme-a', 'kme-b'], channel: 'channel-ab', devices: 'devices-ab' },
+  { id: 'b-c', ends: ['kme-b', 'kme-c'], channel: 'channel-bc', devices: 'devices-bc' },
 ]
 
 /** Where each party of a demo is reached. */
@@ -81,6 +91,8 @@ export const filesOf = (directory: string) => ({
   postgres: join(directory, 'postgres'),
   config: (kme: KmeName) => join(directory, `${kme}.yaml`),
   passphrase: (kme: KmeName) => join(directory, 'secrets', `${kme}.passphrase`),
+  /** Of a link; both ends read it. */
+  authenticationKey: (link: LinkName) => join(directory, 'secrets', `${link}.authentication-key`),
   databaseUrl: (kme: KmeName) => join(directory, 'secrets', `${kme}.database-url`),
   log: (name: string) => join(directory, 'logs', `${name}.log`),
 })
