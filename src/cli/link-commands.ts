@@ -5,7 +5,7 @@ import type { components } from '../generated/admin.ts'
 import { infiniteDecoyRate } from '../bb84/asymptotic-rate.ts'
 import { expectedDetection, transmittance } from '../bb84/detection-model.ts'
 import { expectedBlock, optimise } from '../bb84/expected-rate.ts'
-import { PROFILE_NAMES, profileNamed, quantised, type Bb84Profile, type ProfileOverrides } from '../bb84/profile.ts'
+import { PROFILE_NAMES, profileNamed, quantised, type Bb84Profile } from '../bb84/profile.ts'
 import { systemRandom } from '../kernel/random.ts'
 import {
   PRE_SHARED_BYTES_DEFAULT,
@@ -125,7 +125,7 @@ export const addModel = (link: Command): void => {
       const { distanceKm, pulseRateHz, blockBits, efficiency } = options
       const overrides = { distanceKm, pulseRateHz, blockBits }
       const given = Object.fromEntries(Object.entries(overrides).filter(([, value]) => value !== undefined))
-      const named = profileNamed(name, given as ProfileOverrides)
+      const named = profileNamed(name, given)
       const profile = options.optimise === true ? quantised(optimise(named, efficiency)) : named
       const model = modelOf(profile, efficiency)
       console.log(options.json === true ? toJson({ profile, ...model }) : modelSheet(profile, model))
