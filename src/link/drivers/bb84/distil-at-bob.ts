@@ -2,6 +2,7 @@
  *  Alice's, and delivers the key once her tag fits. Order and messages: docs/bb84.md. */
 import { firstAsks } from '../../../bb84/cascade/cascade-asks.ts'
 import { createCorrector, type CascadeCorrector } from '../../../bb84/cascade/corrector.ts'
+import { ContradictoryParities } from '../../../bb84/cascade/searched-pass.ts'
 import { seedBytes } from '../../../bb84/privacy-amplification.ts'
 import { correctedPerIntensity, joinFrames, siftAtBob, type ClickTally, type SiftedKey } from '../../../bb84/sifting.ts'
 import { frameTag, HASH_KEY_BYTES, sameTag, TAG_BYTES, verificationTag } from '../../../bb84/universal-hash.ts'
@@ -137,6 +138,9 @@ const correct = async (conversation: BlockConversation, key: SiftedKey, qber: nu
       key: joinFrames(corrected),
       disclosedBits: correctors.reduce((sum, { disclosedBits }) => sum + disclosedBits, tagBits),
     }
+  } catch (error) {
+    if (error instanceof ContradictoryParities) throw new SessionEnded(`refused: ${error.message}`)
+    throw error
   } finally {
     for (const corrector of correctors) corrector.wipe()
     for (const frame of frames) frame.key.bits.fill(0)
