@@ -143,7 +143,8 @@ export const encodePhotonFrame = (frame: PhotonFrame): Buffer => {
       return framed(frame.type, 8 + CLICK_BYTES * slots.length, (payload) => {
         payload.writeUInt32BE(burst, 0)
         payload.writeUInt32BE(slots.length, 4)
-        for (let index = 0; index < slots.length; index += 1) payload.writeUInt32BE(slots[index]!, 8 + 4 * index)
+        const view = viewOf(payload)
+        for (let index = 0; index < slots.length; index += 1) view.setUint32(8 + 4 * index, slots[index]!)
         payload.set(patterns, 8 + 4 * slots.length)
       })
     }
@@ -157,6 +158,9 @@ const framed = (type: PhotonFrameType, payloadBytes: number, write: (payload: Bu
   write(bytes.subarray(HEADER_BYTES))
   return bytes
 }
+
+/** Faster than the methods of Buffer where there are tens of thousands of numbers. */
+const viewOf = (bytes: Buffer): DataView => new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
 
 export interface PhotonDecoder {
   /** Says what may come next; everything else is refused. */
@@ -255,7 +259,8 @@ const readFrame = (type: PhotonFrameType, payload: Buffer): PhotonFrame => {
       const count = payload.readUInt32BE(4)
       requireThat(payload.length === 8 + CLICK_BYTES * count, 'CLICKS has the wrong length')
       const slots = new Uint32Array(count)
-      for (let index = 0; index < count; index += 1) slots[index] = payload.readUInt32BE(8 + 4 * index)
+      const view = viewOf(payload)
+      for (let index = 0; index < count; index += 1) slots[index] = view.getUint32(8 + 4 * index)
       const frame = { type, burst: payload.readUInt32BE(0), slots, patterns: payload.subarray(8 + 4 * count) }
       checkClicks(frame)
       return frame
@@ -278,14 +283,12 @@ const checkBases = ({ bases }: Pick<BasesFrame, 'bases'>): void =>
 const checkClicks = ({ slots, patterns }: Pick<ClicksFrame, 'slots' | 'patterns'>): void => {
   requireThat(patterns.length === slots.length, 'CLICKS needs a pattern for every slot')
   let before = -1
-  for (const slot of slots) {
-    requireThat(slot > before && slot < MAX_SLOTS, 'the slots of CLICKS are not in ascending order')
+  for (let index = 0; index < slots.length; index += 1) {
+    const slot = slots[index]!
+    if (slot <= before || slot >= MAX_SLOTS) throw new PhotonFrameError('the slots of CLICKS are not in ascending order')
+    if (patterns[index]! < 1 || patterns[index]! > 3) throw new PhotonFrameError('a pattern is 1, 2 or 3')
     before = slot
   }
-  requireThat(
-    patterns.every((pattern) => pattern >= 1 && pattern <= 3),
-    'a pattern is 1, 2 or 3',
-  )
 }
 
 const PRINTABLE = /^[\x20-\x7e]*$/

@@ -9,9 +9,8 @@
  *  - Both detectors at once are reported as such: dropping them would let Eve steer what is counted.
  *  Holds: dead time and a due afterpulse go on in the next burst; the same bursts with the same random streams give the same clicks. */
 import { deadTimeSlots } from '../bb84/detection-model.ts'
-import { basisAt, pulseAt, toPulse, valueOf, basisOf } from '../bb84/pulse-source.ts'
+import { basisAt, basisOf, pulseAt, toPulse, valueOf } from '../bb84/pulse-source.ts'
 import { createRandomStream } from '../bb84/random-stream.ts'
-import type { Random } from '../kernel/random.ts'
 import { patternLaw } from './click-law.ts'
 import { checkedEve, EVE_OFF } from './eve.ts'
 import type { ChannelProfile, Eve, QuantumChannel } from './quantum-channel.ts'
@@ -21,11 +20,25 @@ const INTENSITY_INDICES = 4
 /** Per intensity and agreement of bases: cumulated probabilities of right, wrong, both. */
 const LAW_SIZE = 3
 const WORD_RANGE = 2 ** 32
+/** Gap, draw, whether Eve is at it, her choices, whether an afterpulse follows. */
+const WORDS_PER_CANDIDATE = 5
+const CHUNK_BYTES = 16_384
+const GAP_SHIFT = 20
+const LONGEST_SURE_GAP = 2 ** 31 - 1
 
 interface Laws {
   /** The largest click probability of any pulse. */
   readonly candidate: number
   readonly cumulated: Float64Array
+  readonly gaps: Gaps
+}
+
+/** Slots to pass over before the next candidate: geometric, by inversion of a random word. */
+interface Gaps {
+  /** 1 / log(1 - probability of a candidate) */
+  readonly perLogarithm: number
+  /** By the highest bits of the word: the gap when the rest of the word does not matter, else -1. It saves most logarithms. */
+  readonly sure: Int32Array
 }
 
 export interface QuantumChannelOptions {
@@ -51,47 +64,53 @@ export const createQuantumChannel = ({ profile, eve: firstEve = EVE_OFF }: Quant
       foundSlots = new Uint32Array(slots)
       foundPatterns = new Uint8Array(slots)
     }
-    const { candidate, cumulated } = laws
-    const interceptFraction = eve.attack === 'intercept' ? eve.fraction : 0
-    const nextWord = wordsOf(random)
-    const perLogarithm = 1 / Math.log1p(-candidate)
-
-    /** @param draw even between 0 and 1: below the probability of a pattern it is that pattern. @returns 0 for no click. */
-    const patternAt = (slot: number, draw: number): number => {
-      let pulse = pulseAt(pulses, slot)
-      if (interceptFraction > 0 && nextWord() < interceptFraction * WORD_RANGE) pulse = measuredByEve(pulse, nextWord())
-      const agree = basisOf(pulse) === basisAt(bases, slot) ? 1 : 0
-      const law = (((pulse >> 2) << 1) | agree) * LAW_SIZE
-      if (draw >= cumulated[law + 2]!) return 0
-      if (draw >= cumulated[law + 1]!) return 3
-      const wrong = draw >= cumulated[law]! ? 1 : 0
-      return 1 << (valueOf(pulse) ^ wrong)
-    }
-
+    const { candidate, cumulated, gaps } = laws
+    const interceptBelow = eve.attack === 'intercept' ? eve.fraction * WORD_RANGE : 0
+    const afterpulseBelow = afterpulseProbability * WORD_RANGE
+    const stream = createRandomStream(random)
+    let words = new Uint32Array(0)
+    let used = 0
     let found = 0
     let slot = liveSlot
     let due = afterpulseDue
     for (;;) {
-      let pattern: number
+      if (used > words.length - WORDS_PER_CANDIDATE) {
+        const bytes = stream.next(CHUNK_BYTES)
+        words = new Uint32Array(bytes.buffer, bytes.byteOffset, CHUNK_BYTES >> 2)
+        used = 0
+      }
+      let pattern = 0
+      /** Even below 1; below the cumulated probability of a pattern it is that pattern. */
+      let draw: number
       if (due) {
         if (slot >= slots) break
-        pattern = (1 + (nextWord() & 1)) | patternAt(slot, nextWord() / WORD_RANGE)
+        pattern = 1 + (words[used++]! & 1)
+        draw = words[used++]! / WORD_RANGE
       } else {
-        // No gap leads beyond the burst before the comparison, so the slot stays a small whole number.
-        const gap = Math.floor(Math.log((nextWord() + 0.5) / WORD_RANGE) * perLogarithm)
+        const word = words[used++]!
+        const known = gaps.sure[word >>> GAP_SHIFT]!
+        const gap = known >= 0 ? known : gapOf(word, gaps.perLogarithm)
+        // A gap may lead far beyond the burst: compare before adding, so that the slot stays a small whole number.
         if (gap >= slots - slot) break
         slot += gap
-        pattern = patternAt(slot, (nextWord() / WORD_RANGE) * candidate)
-        if (pattern === 0) {
-          slot += 1
-          continue
-        }
+        draw = (words[used++]! / WORD_RANGE) * candidate
+      }
+      let pulse = pulseAt(pulses, slot)
+      if (interceptBelow > 0 && words[used++]! < interceptBelow) pulse = measuredByEve(pulse, words[used++]!)
+      const agree = basisOf(pulse) ^ basisAt(bases, slot) ^ 1
+      const law = (((pulse >> 2) << 1) | agree) * LAW_SIZE
+      if (draw < cumulated[law + 2]!) {
+        if (draw >= cumulated[law + 1]!) pattern = 3
+        else pattern |= 1 << (valueOf(pulse) ^ (draw >= cumulated[law]! ? 1 : 0))
+      } else if (!due) {
+        slot += 1
+        continue
       }
       foundSlots[found] = slot
       foundPatterns[found] = pattern
       found += 1
       slot += 1 + blindSlots
-      due = afterpulseProbability > 0 && nextWord() < afterpulseProbability * WORD_RANGE
+      due = afterpulseBelow > 0 && words[used++]! < afterpulseBelow
     }
     liveSlot = Math.max(0, slot - slots)
     afterpulseDue = due
@@ -117,29 +136,25 @@ const lawsOf = (profile: ChannelProfile, eve: Eve): Laws => {
       candidate = Math.max(candidate, right + wrong + both)
     }
   }
-  return { candidate, cumulated }
+  return { candidate, cumulated, gaps: gapsOf(candidate) }
 }
+
+const gapsOf = (probability: number): Gaps => {
+  const perLogarithm = 1 / Math.log1p(-probability)
+  const span = 2 ** GAP_SHIFT
+  const sure = Int32Array.from({ length: WORD_RANGE / span }, (_, high) => {
+    const longest = gapOf(high * span, perLogarithm)
+    return longest === gapOf(high * span + span - 1, perLogarithm) && longest <= LONGEST_SURE_GAP ? longest : -1
+  })
+  return { perLogarithm, sure }
+}
+
+/** Falls as the word grows; infinite when nothing ever clicks. */
+const gapOf = (word: number, perLogarithm: number): number => Math.floor(Math.log((word + 0.5) / WORD_RANGE) * perLogarithm)
 
 /** Her basis is even, her detectors perfect: in the pulse's basis she sends the same pulse on, in the other one a random value. */
 const measuredByEve = (pulse: number, word: number): number => {
   const basis = word & 1
   const value = basis === basisOf(pulse) ? valueOf(pulse) : (word >> 1) & 1
   return toPulse(value, basis, pulse >> 2)
-}
-
-const CHUNK_BYTES = 16_384
-
-/** @returns a function that gives the next 32 random bits. */
-const wordsOf = (random: Random): (() => number) => {
-  const stream = createRandomStream(random)
-  let words = new Uint32Array(0)
-  let used = 0
-  return () => {
-    if (used === words.length) {
-      const bytes = stream.next(CHUNK_BYTES)
-      words = new Uint32Array(bytes.buffer, bytes.byteOffset, CHUNK_BYTES >> 2)
-      used = 0
-    }
-    return words[used++]!
-  }
 }

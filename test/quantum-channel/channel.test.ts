@@ -3,6 +3,8 @@ import { profileNamed } from '../../src/bb84/profile.ts'
 import type { Bb84Profile } from '../../src/bb84/profile.ts'
 import { basesBytes, pulsesBytes } from '../../src/bb84/pulse-source.ts'
 import { createQuantumChannel } from '../../src/quantum-channel/channel.ts'
+import { patternLaw } from '../../src/quantum-channel/click-law.ts'
+import { EVE_OFF } from '../../src/quantum-channel/eve.ts'
 import { seededRandom, seededStreams } from '../bb84/seeded-random.ts'
 import { LINKS } from './links.ts'
 import { cellOf, chiSquareTail, deviations, expectedOf, lagOneDeviations, run, thresholdDetectors } from './statistics.ts'
@@ -46,6 +48,24 @@ describe('quantum channel', () => {
       const blind = Math.round(profile.receiver.deadTimeNs * 1e-9 * profile.pulseRateHz)
       expect(smallestGap).toBeGreaterThan(blind)
     })
+  })
+
+  it('has a law of its own patterns that is exact, dark counts and all', () => {
+    for (const darkCountProbability of [0, 1e-3, 0.2]) {
+      const profile = profileNamed('gys', { receiver: { darkCountProbability } })
+      for (const [mean, basesAgree] of [
+        [0.48, true],
+        [0.48, false],
+        [3, true],
+        [0, true],
+      ] as const) {
+        const expected = thresholdDetectors(profile, mean, basesAgree)
+        const { right, wrong, both } = patternLaw(profile, EVE_OFF, mean, basesAgree)
+        expect(right + wrong + both).toBeCloseTo(expected.gain, 14)
+        expect(wrong).toBeCloseTo(expected.wrong, 14)
+        expect(both).toBeCloseTo(expected.both, 14)
+      }
+    }
   })
 
   it('has the gain and error rate of the GYS link at 20 km that two other samplers found', () => {
