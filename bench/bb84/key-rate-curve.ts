@@ -1,7 +1,7 @@
 /** Key rate over distance, as CSV and SVG: the analytic finite-key length, what a simulation measured, and published points. */
 import { mkdir, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
-import { infiniteDecoyRate } from './asymptotic-rate.ts'
+import { infiniteDecoyRate } from '../../src/bb84/asymptotic-rate.ts'
 import { transmittance } from '../../src/bb84/detection-model.ts'
 import { expectedBlock, optimise } from '../../src/bb84/expected-rate.ts'
 import type { ExpectedBlock } from '../../src/bb84/expected-rate.ts'

@@ -22,7 +22,7 @@ export const climb = (value: (point: readonly number[]) => number, start: readon
   sort()
   while (asked < evaluations) {
     const best = simplex[0]!
-    const worst = simplex.at(-1)
+    const worst = simplex.at(-1)!
     const others = simplex.slice(0, -1)
     const centre = start.map((_, i) => others.reduce((sum, { point }) => sum + point[i]!, 0) / others.length)
     const along = (factor: number) => at(centre.map((x, i) => x + factor * (worst.point[i]! - x)))
@@ -31,7 +31,7 @@ export const climb = (value: (point: readonly number[]) => number, start: readon
     if (reflected.value > best.value) {
       const expanded = along(-2)
       simplex = [...others, expanded.value > reflected.value ? expanded : reflected]
-    } else if (reflected.value > others.at(-1).value) {
+    } else if (reflected.value > others.at(-1)!.value) {
       simplex = [...others, reflected]
     } else {
       const contracted = along(reflected.value > worst.value ? -0.5 : 0.5)

@@ -1,6 +1,6 @@
 import { describe, expect, it } from '@jest/globals'
 import fc from 'fast-check'
-import type { AsymptoticLink } from '../../../bench/bb84/asymptotic-rate.ts'
+import type { AsymptoticLink } from '../../../src/bb84/asymptotic-rate.ts'
 import {
   boundFromTwoDecoys,
   boundFromVacuumAndWeak,
@@ -13,7 +13,7 @@ import {
   optimalIntensity,
   singlePhotons,
   vacuumAndWeakRate,
-} from '../../../bench/bb84/asymptotic-rate.ts'
+} from '../../../src/bb84/asymptotic-rate.ts'
 import { slotOutcome } from '../../../src/bb84/detection-model.ts'
 import { lastDigit, vectorFile } from './vector-file.ts'
 

@@ -2,7 +2,7 @@
  *  PRA 72, 012326 (2005), and GLLP without decoys for comparison. For anchors and plots: a link's key length comes from
  *  key-length.ts and nowhere else.
  *  Holds: a yield is bounded by 0 and an error rate by 1/2 when the numbers are infeasible, for those prove nothing. */
-import { binaryEntropy } from '../../src/bb84/binary-entropy.ts'
+import { binaryEntropy } from './binary-entropy.ts'
 
 /** A link as the paper describes it. */
 export interface AsymptoticLink {
