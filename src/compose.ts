@@ -6,7 +6,7 @@ import { createMetrics } from './admin/metrics.ts'
 import { createReadiness } from './admin/readiness.ts'
 import { createTokenVerifier } from './admin/admin-token.ts'
 import type { InstalledCertificate, MetricsPage, OwnMetrics } from './admin/admin.ts'
-import { mountAdminApi } from './admin/routes.ts'
+import { HEALTH_ROUTES, mountAdminApi } from './admin/routes.ts'
 import { createAlarmStore } from './alarms/prisma-alarms.ts'
 import { createAlarms } from './alarms/report-alarms.ts'
 import { createNoticeSender } from './alarms/send-notices.ts'
@@ -337,12 +337,12 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
         })
       },
     })
-    const watchRequests = (listener: string): RequestLog =>
+    const watchRequests = (listener: string, quietRoutes: readonly string[] = []): RequestLog =>
       config.log.requests
-        ? bothOf(createRequestLog({ listener, log: log.slice('http'), clock }), countRequests(listener))
+        ? bothOf(createRequestLog({ listener, quietRoutes, log: log.slice('http'), clock }), countRequests(listener))
         : countRequests(listener)
     // Peers call each other all the time: counted, not logged line by line.
-    const watched = { sae: watchRequests('sae'), peer: countRequests('peer'), admin: watchRequests('admin') }
+    const watched = { sae: watchRequests('sae'), peer: countRequests('peer'), admin: watchRequests('admin', HEALTH_ROUTES) }
     const saeApp = createApiApp({
       errors: 'etsi',
       log: log.slice('http'),
@@ -482,6 +482,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       revocationLists,
       pools: () => [kmeId, ...config.peers.map(({ id }) => id)],
       redisAnswers: () => redis?.answers() ?? true,
+      processesWithoutRedis: () => (redis === undefined ? processes.alive().length : 0),
       clock,
       log: log.slice('alarms'),
     }

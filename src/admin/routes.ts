@@ -105,9 +105,14 @@ const checkScope = async (admin: Admin, route: AdminRoute, audit: AuditLog): Pro
   throw new Forbidden(`the token lacks the scope ${route.scope}`)
 }
 
+const LIVE = '/health/live'
+const READY = '/health/ready'
+/** What load balancers ask all the time. */
+export const HEALTH_ROUTES: readonly string[] = [LIVE, READY]
+
 const mountHealth = (app: Pick<Express, 'route'>, readiness: Readiness): void => {
-  only(app, '/health/live', { get: (_req, res) => sendHealth(res, []) })
-  only(app, '/health/ready', {
+  only(app, LIVE, { get: (_req, res) => sendHealth(res, []) })
+  only(app, READY, {
     get: async (_req, res) => {
       const results = await readiness.results()
       sendHealth(

@@ -40,6 +40,8 @@ export interface WatchConditionsParts extends WatchParts {
   readonly pools: () => readonly string[]
   /** Always true where there is no Redis. */
   readonly redisAnswers: () => boolean
+  /** How many processes of this KME are alive; 0 where there is Redis. */
+  readonly processesWithoutRedis: () => number
   readonly log: Logger
 }
 
@@ -160,6 +162,7 @@ export const watchConditions = async (parts: WatchConditionsParts, signal: Abort
         ...parts.peers().map(toPeerCondition),
         ...parts.revocationLists().map((list) => toRevocationListCondition(list, clock.nowMs())),
         toRedisCondition(parts.redisAnswers()),
+        toWithoutRedisCondition(parts.processesWithoutRedis()),
       ]
       look(current)
       tidyUp(current)
@@ -216,6 +219,15 @@ const toRedisCondition = (answers: boolean): Condition => ({
   severity: 'warning',
   text: 'Redis does not answer or refuses commands; keys are taken from PostgreSQL directly, more slowly',
   subject: {},
+})
+
+const toWithoutRedisCondition = (processCount: number): Condition => ({
+  name: 'processes.without-redis',
+  isWrong: processCount > 1,
+  graceMs: GRACE_MS,
+  severity: 'warning',
+  text: `${processCount} processes of this KME have no Redis: each takes all keys for its own, and quotas hold for each of them alone`,
+  subject: { processes: processCount },
 })
 
 const toRevocationListCondition = ({ setting, nextUpdateMs }: RevocationListSight, nowMs: number): Condition => ({

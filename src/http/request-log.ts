@@ -10,21 +10,26 @@ export interface RequestLog {
   watch(req: IncomingMessage, res: ServerResponse): void
 }
 
-/** @param options.listener the name shown in each line. */
+/** @param options.listener the name shown in each line.
+ *  @param options.quietRoutes templates of routes that are asked every second: only what they do not answer with success is logged. */
 export const createRequestLog = (options: {
   readonly listener: string
+  readonly quietRoutes?: readonly string[]
   readonly log: Logger
   readonly clock: Clock
 }): RequestLog => ({
   watch: (req, res) => {
     const startedMs = options.clock.monotonicMs()
     res.on('close', () => {
+      const route = routeName(req)
+      const isSuccess = res.writableFinished && res.statusCode < 300
+      if (isSuccess && route !== undefined && options.quietRoutes?.includes(route) === true) return
       options.log.info(
         {
           listener: options.listener,
           who: callerName(req),
           method: req.method,
-          route: routeName(req),
+          route,
           status: res.headersSent ? res.statusCode : undefined,
           answered: res.writableFinished,
           durationMs: Math.round((options.clock.monotonicMs() - startedMs) * 1000) / 1000,
@@ -43,17 +48,17 @@ export const bothOf = (one: RequestLog, other: RequestLog): RequestLog => ({
   },
 })
 
-const route = Symbol('route')
+const routeKey = Symbol('route')
 
 interface RoutedRequest extends IncomingMessage {
-  [route]?: string
+  [routeKey]?: string
 }
 
 /** Remembers the template of the route that took the request. */
 export const nameRoute = (req: IncomingMessage, template: string): void => {
   const routed = req as RoutedRequest
-  routed[route] = template
+  routed[routeKey] = template
 }
 
 /** @returns the template of the route that took the request, undefined while none did. */
-export const routeName = (req: IncomingMessage): string | undefined => (req as RoutedRequest)[route]
+export const routeName = (req: IncomingMessage): string | undefined => (req as RoutedRequest)[routeKey]

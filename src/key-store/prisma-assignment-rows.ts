@@ -15,7 +15,8 @@ export const separable = (error: unknown): boolean =>
   error instanceof RangeError ||
   (sqlState(error) !== undefined && !outcomeUnknown(error) && !isContention(error))
 
-/** SQL: assignments from one JSON array. */
+/** SQL: assignments from one JSON array. Those of requests with equal IDs, which two processes may be asked at once, wait for each other
+ *  in one order. */
 export const insertAssignments = (parameter: number): string => `
 INSERT INTO assignment (aid, role, peer_kme_id, state, master_sae_id, slave_sae_ids, size_bits, key_count, units, fetched,
   request_id, expires_at, ended_at)
@@ -23,7 +24,8 @@ SELECT t.aid, t.role, t.peer, 'ISSUED', t.master, t.slaves, t.size_bits, t.key_c
   repeat('0', t.key_count * cardinality(t.slaves))::varbit, t.request_id, now() + t.life_s * interval '1 second',
   CASE WHEN t.ended THEN now() END
 FROM jsonb_to_recordset($${parameter}::text::jsonb) AS t(aid uuid, role text, peer text, master text, slaves text[], size_bits int,
-  key_count int, units jsonb, request_id uuid, life_s int, ended boolean)`
+  key_count int, units jsonb, request_id uuid, life_s int, ended boolean)
+ORDER BY t.master, t.request_id`
 
 /** SQL: key IDs of assignments. */
 export const insertKeys = (first: number): string => `

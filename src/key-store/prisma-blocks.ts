@@ -40,6 +40,15 @@ export const countPoolUnits = async (statements: Statements, runs: readonly Unit
   return runs.reduce((sum, { blockId, units }) => sum + (others.has(blockId) ? 0 : units.length), 0)
 }
 
+/** SQL: a condition that locks blocks in the order of their IDs, and holds unless none of them is there. Every statement that changes
+ *  blocks waits with it for all of them before it changes the first: left to the plan, which may go by any index, two statements would
+ *  lock the same blocks in opposite orders and wait for each other.
+ *
+ *  Reservations and assignments that exist are locked before blocks, those that are new are inserted after.
+ *  @param blocks number of the parameter with the block IDs. */
+export const blocksAreLocked = (blocks: number): string => `
+(SELECT count(*) FROM (SELECT FROM key_block WHERE block_id = ANY($${blocks}::uuid[]) ORDER BY block_id FOR NO KEY UPDATE) locked) > 0`
+
 /** SQL: ends units for good. When it was the last of a block, its material and data key go with it.
  *  @param blocks, masks numbers of the parameters with the arrays of masksOf(). */
 export const finishUnits = (blocks: number, masks: number): string => `
@@ -51,15 +60,16 @@ UPDATE key_block b SET
   wrapped_dek = CASE WHEN bit_count(b.done | m.mask) = b.unit_count THEN NULL ELSE b.wrapped_dek END,
   ended_at = CASE WHEN bit_count(b.done | m.mask) = b.unit_count THEN now() ELSE b.ended_at END
 FROM unnest($${blocks}::uuid[], $${masks}::text[]::varbit[]) AS m(block_id, mask)
-WHERE b.block_id = m.block_id`
+WHERE b.block_id = m.block_id AND ${blocksAreLocked(blocks)}`
 
-/** Masks of units as the database needs them, of blocks that are there; units that a block does not have are left out. */
+/** Masks of units as the database needs them, of blocks that are there; units that a block does not have are left out. The blocks are
+ *  locked until the end of the transaction, in the order of blocksAreLocked(). */
 export const masksIn = async (
   statements: Statements,
   runs: readonly UnitRun[],
 ): Promise<{ blockIds: BlockId[]; masks: string[] }> => {
   const rows = await statements.query<{ block_id: BlockId; unit_count: number }>(
-    `SELECT block_id, unit_count FROM key_block WHERE block_id = ANY($1::uuid[])`,
+    `SELECT block_id, unit_count FROM key_block WHERE block_id = ANY($1::uuid[]) ORDER BY block_id FOR NO KEY UPDATE`,
     [runs.map((run) => run.blockId)],
   )
   const unitCounts = new Map(rows.map((row) => [row.block_id, row.unit_count]))

@@ -8,7 +8,7 @@ import type { BlockId, KmeId } from '../kernel/identifiers.ts'
 import { assignmentTag } from './commitment.ts'
 import { isFallback, type Assignment, type HoldAnswer, type KeyMaterial, type KeyStore, type UnitRun } from './key-store.ts'
 import type { AssignmentState } from './key-states.ts'
-import { appendAudit, countPoolUnits, finishUnits, masksIn, type BlockParts } from './prisma-blocks.ts'
+import { appendAudit, blocksAreLocked, countPoolUnits, finishUnits, masksIn, type BlockParts } from './prisma-blocks.ts'
 import { joinUnits, unitsPerKey, type OpenBlock, type OpenBlocks, type SealedUnits } from './prisma-open-blocks.ts'
 import {
   assignmentRow,
@@ -35,7 +35,7 @@ WITH taken AS (
   UPDATE key_block b SET taken = b.taken | m.mask
   FROM unnest($1::uuid[], $2::text[]::varbit[], $3::text[]) AS m(block_id, mask, peer)
   WHERE b.block_id = m.block_id AND b.state = 'AVAILABLE' AND b.peer_kme_id = m.peer AND length(b.taken) = length(m.mask)
-    AND bit_count(b.taken & m.mask) = 0 AND bit_count(b.mine & m.mask) = 0
+    AND bit_count(b.taken & m.mask) = 0 AND bit_count(b.mine & m.mask) = 0 AND ${blocksAreLocked(1)}
   RETURNING 1
 ),
 held AS (${insertAssignments(4)}),
@@ -188,7 +188,7 @@ export const holdMethods = (parts: HoldParts): Pick<KeyStore, 'hold' | 'retire' 
           `UPDATE key_block b SET taken = b.taken | (m.mask & ~b.mine)
            FROM (SELECT t.block_id, t.mask & ~k.taken & ~k.mine AS mask
              FROM unnest($1::uuid[], $2::text[]::varbit[]) AS t(block_id, mask) JOIN key_block k USING (block_id)
-             WHERE k.peer_kme_id = $3 AND k.state IN ('INGESTED', 'AVAILABLE') FOR UPDATE OF k) m
+             WHERE k.peer_kme_id = $3 AND k.state IN ('INGESTED', 'AVAILABLE')) m
            WHERE b.block_id = m.block_id AND bit_count(m.mask) > 0 RETURNING b.block_id, m.mask::text AS free`,
           [blockIds, masks, peerKmeId],
         )

@@ -25,7 +25,7 @@ import {
   separable,
   unitCountIn,
 } from './prisma-assignment-rows.ts'
-import { finishUnits } from './prisma-blocks.ts'
+import { blocksAreLocked, finishUnits } from './prisma-blocks.ts'
 import {
   joinUnits,
   SPANS,
@@ -56,7 +56,7 @@ const TAKE_MINE = `
 UPDATE key_block b SET taken = b.taken | m.mask
 FROM unnest($1::uuid[], $5::text[]::varbit[]) AS m(block_id, mask)
 WHERE b.block_id = m.block_id AND b.state = 'AVAILABLE' AND length(b.taken) = length(m.mask)
-  AND bit_count(b.taken & m.mask) = 0 AND bit_count(b.mine & m.mask) = bit_count(m.mask)
+  AND bit_count(b.taken & m.mask) = 0 AND bit_count(b.mine & m.mask) = bit_count(m.mask) AND ${blocksAreLocked(1)}
 RETURNING 1`
 
 // The claim itself need not be durable: it only has to hold while this server lives. If the server crashes and forgets it,

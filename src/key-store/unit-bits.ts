@@ -30,7 +30,7 @@ export const masksOf = (
       bits[unit] = 0x31
     }
   }
-  // In one order everywhere, so that concurrent statements lock blocks in the same order.
+  // In the order of spanParameters(), so that both describe the same blocks side by side.
   const blockIds = [...bitsOfBlock.keys()].sort()
   return { blockIds, masks: blockIds.map((blockId) => (bitsOfBlock.get(blockId) as Buffer).toString('latin1')) }
 }

@@ -82,16 +82,16 @@ export const openRedis = (options: RedisOptions): RedisConnection => {
     lastError = error.message
   })
 
-  /** What does not answer, by the key it was asked for. After a probe that went well it is tried again, and is as it should be
-   *  only when a script has run. */
-  const away = new Map<string, { retryMs: number; nextAtMs: number; tried: boolean }>()
+  /** What does not answer, by the key it was asked for. After a probe that went well one script is let through, and all is as it should
+   *  be only when that has run: where probes are answered and scripts are not, one request at a time waits in vain. */
+  const away = new Map<string, { retryMs: number; nextAtMs: number; phase: 'away' | 'probed' | 'trying' }>()
   const fail = (key: string, error: unknown): void => {
     const before = away.get(key)
     if (before === undefined) log.warn({ key, error }, 'Redis does not answer, or refuses; working without it')
     const retryMs = before === undefined ? RETRY_FIRST_MS : Math.min(RETRY_LAST_MS, before.retryMs * 2)
-    away.set(key, { retryMs, nextAtMs: clock.monotonicMs() + retryMs, tried: false })
+    away.set(key, { retryMs, nextAtMs: clock.monotonicMs() + retryMs, phase: 'away' })
   }
-  const isAway = (key: string): boolean => away.get(key)?.tried === false
+  const isAway = (key: string): boolean => (away.get(key)?.phase ?? 'probed') !== 'probed'
 
   const names = new Set<string>()
   const call = (script: RedisScript, keys: readonly string[], args: readonly (string | number | Buffer)[]): Promise<unknown> => {
@@ -117,13 +117,18 @@ export const openRedis = (options: RedisOptions): RedisConnection => {
     run: async (script, keys, args) => {
       const key = keys[0] as string
       if (isAway(key)) throw new RedisAway()
+      const trial = away.get(key)
+      if (trial !== undefined) trial.phase = 'trying'
       try {
         const answer = await call(script, keys, args)
         if (away.delete(key)) log.info({ key }, 'Redis answers')
         return answer
       } catch (error) {
         const answered = (error as Error).name === 'ReplyError' && !REFUSALS.test((error as Error).message)
-        if (answered) throw new RedisContentError(error)
+        if (answered) {
+          if (trial !== undefined) trial.phase = 'probed'
+          throw new RedisContentError(error)
+        }
         fail(key, error)
         throw new RedisAway(error)
       }
@@ -133,11 +138,11 @@ export const openRedis = (options: RedisOptions): RedisConnection => {
         // A client ends for good when word of a failover reaches it while it looks for the new primary.
         if (client.status === 'end') client.connect().catch((error: unknown) => log.warn({ error }, 'Redis'))
         for (const [key, state] of away) {
-          if (state.tried || clock.monotonicMs() < state.nextAtMs) continue
+          if (state.phase !== 'away' || clock.monotonicMs() < state.nextAtMs) continue
           try {
             // A write, because a server that cannot store anything is of no use either.
             await client.set(`${key}:probe`, '1', 'PX', 1000)
-            state.tried = true
+            state.phase = 'probed'
             lastError = undefined
           } catch (error) {
             fail(key, error)

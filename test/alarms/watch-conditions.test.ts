@@ -26,6 +26,7 @@ let peers: PeerSight[]
 let revocationLists: RevocationListSight[]
 let databaseAnswers: boolean
 let redisAnswers: boolean
+let processesWithoutRedis: number
 let running: AbortController
 let alarms: WatchConditionsParts['alarms']
 
@@ -37,6 +38,7 @@ beforeEach(() => {
   revocationLists = []
   databaseAnswers = true
   redisAnswers = true
+  processesWithoutRedis = 1
   alarms = {
     raise: (name, severity, text, subject = {}) => {
       active.set(name, { name, severity, text, subject, raisedAt: new Date(clock.nowMs()), clearedAt: undefined })
@@ -56,6 +58,7 @@ const watch = (): void => {
     revocationLists: () => revocationLists,
     pools: () => ['kme-b'],
     redisAnswers: () => redisAnswers,
+    processesWithoutRedis: () => processesWithoutRedis,
   }
   void watchConditions({ alarms, ...sights, clock, log: createLogger('silent') }, running.signal)
   void watchDatabase({ alarms, databaseAnswers: () => Promise.resolve(databaseAnswers), clock }, running.signal)
@@ -74,6 +77,7 @@ describe('a condition', () => {
     ['link.down:a-b', () => (links = [{ ...link, state: 'down', reason: 'no answer' }]), () => (links = [link])],
     ['peer.unavailable:kme-b', () => (peers = [{ ...peer, available: false }]), () => (peers = [peer])],
     ['redis.unavailable', () => (redisAnswers = false), () => (redisAnswers = true)],
+    ['processes.without-redis', () => (processesWithoutRedis = 2), () => (processesWithoutRedis = 1)],
     ['database.unavailable', () => (databaseAnswers = false), () => (databaseAnswers = true)],
   ])('%s is raised after ten seconds, not before, and cleared when it is over', async (name, breakIt, mendIt) => {
     watch()
@@ -83,7 +87,8 @@ describe('a condition', () => {
     expect(names()).toEqual([])
     await pass(3)
     expect(names()).toEqual([name])
-    expect(active.get(name)?.severity).toBe(name === 'redis.unavailable' ? 'warning' : 'critical')
+    const isWarning = ['redis.unavailable', 'processes.without-redis'].includes(name)
+    expect(active.get(name)?.severity).toBe(isWarning ? 'warning' : 'critical')
     mendIt()
     await pass(2)
     expect(names()).toEqual([])

@@ -1,5 +1,7 @@
 import { afterAll, beforeAll, expect, it } from '@jest/globals'
 import { openDatabase, type Database } from '../../src/database/database.ts'
+import { systemClock } from '../../src/kernel/clock.ts'
+import { startTcpProxy } from '../setup/tcp-proxy.ts'
 import { createTestDatabase, type TestDatabase } from '../setup/test-database.ts'
 
 let testDatabase: TestDatabase
@@ -29,4 +31,28 @@ it('a connection that dies between two statements of a transaction rolls it back
   })
   await expect(torn).rejects.toThrow()
   expect(await database.query('SELECT name FROM mark')).toEqual([])
+})
+
+it('a database that has gone silent keeps nobody from stopping: its connections are closed without its answer', async () => {
+  const url = new URL(testDatabase.url)
+  const proxy = await startTcpProxy(Number(url.port))
+  url.port = String(proxy.port)
+  const silenced = openDatabase({ url: url.href, connections: 2, onError: () => undefined })
+  await silenced.query('SELECT 1')
+  const sockets = (): number => process.getActiveResourcesInfo().filter((name) => name === 'TCPSocketWrap').length
+  const before = sockets()
+  proxy.blackHole()
+  // On its way when the KME is stopped.
+  const unanswered = silenced.query('SELECT 2').then(
+    () => 'answered',
+    () => 'lost',
+  )
+  await new Promise(setImmediate)
+  const over = new AbortController()
+  const late = systemClock.sleep(4000, over.signal).then(() => 'late')
+  await expect(Promise.race([silenced[Symbol.asyncDispose]().then(() => 'disposed'), late])).resolves.toBe('disposed')
+  await expect(Promise.race([unanswered, late])).resolves.toBe('lost')
+  expect(sockets()).toBeLessThan(before)
+  over.abort()
+  await proxy.stop()
 })

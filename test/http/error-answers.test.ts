@@ -132,4 +132,42 @@ describe('the request log', () => {
     expect(JSON.stringify(lines)).not.toContain('secret')
     await test.listener.stop(0)
   })
+
+  it('leaves out what quiet routes answer with success, and nothing else', async () => {
+    const lines: LogLine[] = []
+    const log = recordingLogger(lines)
+    const requestLog = createRequestLog({ listener: 'admin', quietRoutes: ['/health/ready'], log, clock: systemClock })
+    let closed = Promise.withResolvers<void>()
+    let status = 200
+    const app = createApiApp({
+      errors: 'problem',
+      log,
+      requestLog: {
+        watch: (req, res) => {
+          requestLog.watch(req, res)
+          res.on('close', closed.resolve)
+        },
+      },
+      mount: (api) => {
+        only(api, '/health/ready', { get: (_req, res) => sendJson(res, {}, status) })
+        only(api, '/other', { get: (_req, res) => sendJson(res, {}) })
+      },
+    })
+    const test = await startTestListener({ listener: { app } })
+    const ask = async (path: string): Promise<void> => {
+      closed = Promise.withResolvers()
+      await request(test, path)
+      await closed.promise
+    }
+    await ask('/health/ready')
+    await ask('/other')
+    status = 503
+    await ask('/health/ready')
+    const written = lines.filter(({ message }) => message === 'request')
+    expect(written.map(({ fields }) => [fields.route, fields.status])).toEqual([
+      ['/other', 200],
+      ['/health/ready', 503],
+    ])
+    await test.listener.stop(0)
+  })
 })

@@ -1,4 +1,6 @@
 /** One KME as two processes on one database, one of which is killed, frozen or cut off. F03, F09, I16. */
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals'
 import pg from 'pg'
 import { systemClock } from '../../src/kernel/clock.ts'
@@ -40,6 +42,16 @@ const linkAt = async (ports: Ports): Promise<Record<string, unknown>> => {
   const answer = await client.get('/api/v1/links')
   client.close()
   return (answer.json['links'] as Record<string, unknown>[])[0]!
+}
+const WITHOUT_REDIS = 'processes.without-redis'
+/** The level of such a line. */
+const WARN = 40
+/** Raised now. */
+const alarmsAt = async (ports: Ports): Promise<Record<string, unknown>[]> => {
+  const client = await network.adminAt(ports)
+  const answer = await client.get('/api/v1/alarms')
+  client.close()
+  return (answer.json['alarms'] as Record<string, unknown>[]).filter(({ clearedAt }) => clearedAt === null)
 }
 const isUpAt = (ports: Ports) => async (): Promise<boolean> => {
   const link = await linkAt(ports)
@@ -137,6 +149,17 @@ describe('two processes of one KME', () => {
     }
   })
 
+  it('are told of by an alarm, because they have no Redis', async () => {
+    const alarm = await eventually('the alarm', async () =>
+      (await alarmsAt(second.ports)).find(({ name }) => name === WITHOUT_REDIS),
+    )
+    expect(alarm).toMatchObject({ severity: 'warning', subject: { processes: 2 } })
+    const logs = second.log() + readFileSync(join(network.directory, 'kme-a.log'), 'utf8')
+    const raised = logs.split('\n').filter((line) => line.includes(WITHOUT_REDIS))
+    expect(raised).toHaveLength(1)
+    expect(JSON.parse(raised[0]!)).toMatchObject({ level: WARN, msg: 'alarm raised' })
+  })
+
   it('survive a frozen one: the link goes on within 10 s, and the thawed one lets go', async () => {
     const first = network.ports.get('kme-a')!
     const pid = await eventually('somebody has the link', () => holderOf(first, 'link:a-b'))
@@ -171,5 +194,7 @@ describe('two processes of one KME', () => {
     })
     expect(systemClock.monotonicMs() - killedMs).toBeLessThan(10_000)
     await eventually('the dead one is gone', async () => (await kmeAt(survivor)).processes.length === 1, 8000)
+    const names = async (): Promise<unknown[]> => (await alarmsAt(survivor)).map(({ name }) => name)
+    await eventually('one process needs no Redis', async () => !(await names()).includes(WITHOUT_REDIS))
   })
 })

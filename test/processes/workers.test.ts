@@ -13,7 +13,14 @@ let admin: SaeClient
 
 beforeAll(async () => {
   redis = await startRedis()
-  network = await startNetwork({ processes: true, redisUrl: redis.url, startEmpty: true, rateBlocksPerS: 20, logLevel: 'info' })
+  network = await startNetwork({
+    processes: true,
+    redisUrl: redis.url,
+    startEmpty: true,
+    rateBlocksPerS: 20,
+    logLevel: 'info',
+    logRequests: true,
+  })
   await network.stop('kme-a')
   // An empty database, where the workers start at the same moment.
   await network.query('kme-a', 'TRUNCATE custody_term, sae, sae_pair, key_block, kme_process, duty')
@@ -36,6 +43,11 @@ const isRunning = (pid: number): boolean => {
     return false
   }
 }
+/** Requests of the admin API answered with 200. */
+const answersOk = async (): Promise<number> => {
+  const { text } = await admin.get('/metrics')
+  return Number(/^kme_requests_total\{listener="admin",method="GET",status="200"\} (\d+)/m.exec(text)?.[1] ?? 0)
+}
 const issueOne = async (): Promise<boolean> => {
   const alice = await network.saeAt(kme.ports, 'alice')
   const answer = await alice.get('/api/v1/keys/bob/enc_keys').finally(() => alice.close())
@@ -50,6 +62,16 @@ describe('a KME with workers', () => {
     expect(lines.filter((line) => line.includes('"event":"listening"'))).toHaveLength(1)
     const started = lines.filter((line) => line.includes('"KME started"')).map((line) => JSON.parse(line) as { worker: string })
     expect(started.map(({ worker }) => worker).sort()).toEqual(['1', '2'])
+  })
+
+  it('counts what load balancers ask for their health, and does not log it', async () => {
+    const healthBefore = await answersOk()
+    for (const path of ['/health/live', '/health/ready', '/health/ready']) expect((await admin.get(path)).status).toBe(200)
+    await eventually('they are counted', async () => (await answersOk()) >= healthBefore + 3)
+    // Logged after them.
+    await admin.get('/api/v1/links')
+    await eventually('the line of another request', () => kme.log().includes('"route":"/api/v1/links"'))
+    expect(kme.log()).not.toContain('"route":"/health')
   })
 
   it('serves with each of them, under one passphrase', async () => {

@@ -1,6 +1,7 @@
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import pg from 'pg'
 import { applyMigrations } from '../../src/database/migrate.ts'
 import { startEmbeddedPostgres } from '../../src/embedded-postgres/embedded-postgres.ts'
 
@@ -15,6 +16,19 @@ export const startDatabase = async () => {
       const url = server.url(name)
       await applyMigrations(url)
       return { url, drop: () => Promise.resolve() }
+    },
+    /** How many transactions were ended because they waited for each other, so far. */
+    deadlocks: async (): Promise<number> => {
+      const client = new pg.Client({ connectionString: server.url('postgres') })
+      await client.connect()
+      try {
+        const { rows } = await client.query<{ deadlocks: number }>(
+          'SELECT coalesce(sum(deadlocks), 0)::int AS deadlocks FROM pg_stat_database',
+        )
+        return rows[0]!.deadlocks
+      } finally {
+        await client.end()
+      }
     },
     [Symbol.asyncDispose]: async () => {
       await server.stop()

@@ -2,6 +2,8 @@
  *  PostgreSQL and an emulated link; SAEs drive many keys through enc_keys and dec_keys in both directions. Then every key answered 200
  *  must have been fetched, equal at both ends, none twice, and the books of both ends must balance.
  *  Exit status: 0 all is well, 129 a promise was broken, 128 the books did not come to balance, 127 a KME died, 1 the run itself failed. */
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
 import Table from 'cli-table3'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { treeCpuTimeMs } from '../../bench/cpu-time.ts'
@@ -64,6 +66,27 @@ const cpuNow = (network: Network, databasePid: number, redis: Redis): Map<string
     ['Redis', redis.servers.reduce((sum, server) => sum + (treeCpuTimeMs(server.pid()) ?? 0), 0)],
     ['link', (own.user + own.system) / 1000],
   ])
+}
+
+interface LogLine {
+  readonly msg: string
+  readonly reason?: string
+  /** Of an alarm. */
+  readonly name?: string
+  readonly error?: { readonly message?: string; readonly cause?: { readonly message?: string } }
+}
+
+/** How often a KME logged what, as one line for each text. */
+const logged = (network: Network, name: KmeName): string[] => {
+  const counts = new Map<string, number>()
+  for (const line of readFileSync(join(network.directory, `${name}.log`), 'utf8').split('\n')) {
+    if (!line.startsWith('{"level"')) continue
+    const { msg, reason, name: alarm, error } = JSON.parse(line) as LogLine
+    const why = [alarm, reason, error?.message, error?.cause?.message].filter((part) => part !== undefined)
+    const text = [msg, ...why].join(': ')
+    counts.set(text, (counts.get(text) ?? 0) + 1)
+  }
+  return [...counts].map(([text, count]) => `${name} logged ${count} times: ${text}`)
 }
 
 interface Part {
@@ -169,6 +192,8 @@ const runPart = async (kind: RedisKind, keys: number, options: Options): Promise
   await faulted
   results.forEach((result, at) => (progress[at] = result))
   report()
+  say(`${kind}: ${await database.deadlocks()} deadlocks in PostgreSQL`)
+  for (const name of KMES) for (const line of logged(network, name).slice(0, SHOWN)) say(`${kind}: ${line}`)
   for (const { refusals } of results) for (const [text, count] of refusals) say(`${kind}: ${count} answers 503: ${text}`)
 
   const violations = results.flatMap((result) => result.violations)
