@@ -4,7 +4,7 @@ import { describe, expect, it } from '@jest/globals'
 import { binaryEntropy } from '../../src/bb84/binary-entropy.ts'
 import { keyLength } from '../../src/bb84/key-length.ts'
 import { profileNamed } from '../../src/bb84/profile.ts'
-import { createMemoryLedger } from './memory-ledger.ts'
+import { createMemoryAuthenticationLedger } from '../link/memory-authentication-ledger.ts'
 import { pairedLedgers, ROLES, runSimulatedLink, type LinkOutcome, type Role } from './simulated-link.ts'
 import { smallProfile } from './small-profile.ts'
 import { seededStreams } from '../bb84/seeded-random.ts'
@@ -126,7 +126,7 @@ describe('authentication key', () => {
     const none = await runSimulatedLink({
       profile: smallProfile(),
       blocks: 1,
-      ledgers: { alice: (await pairedLedgers()).alice, bob: createMemoryLedger() },
+      ledgers: { alice: (await pairedLedgers()).alice, bob: createMemoryAuthenticationLedger() },
     })
     expect(none.failures.alice?.message).toContain('new-secret')
   })

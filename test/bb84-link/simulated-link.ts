@@ -13,7 +13,7 @@ import { runBob } from '../../src/link/drivers/bb84/bob-station.ts'
 import type { DistilledBlock, RandomStreams, StationEvent } from '../../src/link/drivers/bb84/station.ts'
 import { createChannelServer } from '../../src/quantum-channel/channel-server.ts'
 import type { Eve } from '../../src/quantum-channel/quantum-channel.ts'
-import { createMemoryLedger } from './memory-ledger.ts'
+import { createMemoryAuthenticationLedger } from '../link/memory-authentication-ledger.ts'
 
 export type Role = 'alice' | 'bob'
 export const ROLES = ['alice', 'bob'] as const
@@ -45,7 +45,7 @@ const PRE_SHARED_BYTES = 4096
 /** Two ledgers with the same pre-shared secret. */
 export const pairedLedgers = async (sizeBytes = PRE_SHARED_BYTES): Promise<Record<Role, AuthenticationLedger>> => {
   const secret = systemRandom.fill(Buffer.alloc(sizeBytes))
-  const ledgers = { alice: createMemoryLedger(), bob: createMemoryLedger() }
+  const ledgers = { alice: createMemoryAuthenticationLedger(), bob: createMemoryAuthenticationLedger() }
   for (const role of ROLES) await ledgers[role].add('pre-shared', SecretBytes.adopt(Buffer.from(secret)))
   return ledgers
 }

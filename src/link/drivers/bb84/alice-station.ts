@@ -10,7 +10,14 @@ import { distilAtAlice } from './distil-at-alice.ts'
 import { createKeyHealth } from './key-health.ts'
 import { openPulseSender, type PulseSender } from './photon-link.ts'
 import { runBlocks } from './run-blocks.ts'
-import { AuthenticationKeyUsedUp, beginSession, type BlockStart, type PadSegment, type StationParts } from './station.ts'
+import {
+  AuthenticationKeyUsedUp,
+  beginSession,
+  openPhotons,
+  type BlockStart,
+  type PadSegment,
+  type StationParts,
+} from './station.ts'
 
 /** Does not change how many pulses a block takes. */
 const EXPECTED_EFFICIENCY = 1.05
@@ -108,10 +115,7 @@ export const runAlice = async (parts: StationParts, signal: AbortSignal): Promis
     return { conversation, start }
   }
 
-  const stream = await parts.connectPhotons(signal).catch((error: unknown) => {
-    classical.end('the quantum channel cannot be reached')
-    throw error
-  })
+  const stream = await openPhotons(parts, session, signal)
   const photons = await openPulseSender({
     stream,
     linkId: parts.linkId,

@@ -9,7 +9,14 @@ import { distilAtBob } from './distil-at-bob.ts'
 import { createKeyHealth } from './key-health.ts'
 import { openClickReceiver, type ClickReceiver } from './photon-link.ts'
 import { runBlocks } from './run-blocks.ts'
-import { AuthenticationKeyUsedUp, beginSession, readBlockStart, type BlockStart, type StationParts } from './station.ts'
+import {
+  AuthenticationKeyUsedUp,
+  beginSession,
+  openPhotons,
+  readBlockStart,
+  type BlockStart,
+  type StationParts,
+} from './station.ts'
 
 /** Alice may be ahead by the blocks that ended without a key at this end. */
 const AHEAD_BYTES_MAX = 16 * PAD_BYTES_PER_BLOCK
@@ -65,10 +72,7 @@ export const runBob = async (parts: StationParts, signal: AbortSignal): Promise<
     }
   }
 
-  const stream = await parts.connectPhotons(signal).catch((error: unknown) => {
-    classical.end('the quantum channel cannot be reached')
-    throw error
-  })
+  const stream = await openPhotons(parts, session, signal)
   const photons = await openClickReceiver({
     stream,
     linkId: parts.linkId,

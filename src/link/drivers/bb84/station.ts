@@ -183,6 +183,16 @@ const commonSegments = (alice: Hello['segments'], bob: Hello['segments']): PadSe
     return [{ segmentId: id, sizeBytes, nextByte: Math.max(usedBytes, other.usedBytes) }]
   })
 
+/** Opens the quantum channel; without it the session is no use. */
+export const openPhotons = async (parts: StationParts, { classical }: StationSession, signal: AbortSignal): Promise<Duplex> => {
+  try {
+    return await parts.connectPhotons(signal)
+  } catch (error) {
+    classical.end('the quantum channel cannot be reached')
+    throw error
+  }
+}
+
 /** What Alice says when a block begins. */
 export interface BlockStart {
   readonly deviceBlock: string
