@@ -10,6 +10,7 @@
  *    2: detector 1, 3: both).
  *  Holds: any split of a byte stream decodes to the same frames and the same refusal; the length is checked against the type and
  *  against what is expected now before memory is taken for it. */
+import { endianness } from 'node:os'
 import { basesBytes, pulsesBytes } from './pulse-source.ts'
 
 export const PROTOCOL_VERSION = 1
@@ -143,8 +144,9 @@ export const encodePhotonFrame = (frame: PhotonFrame): Buffer => {
       return framed(frame.type, 8 + CLICK_BYTES * slots.length, (payload) => {
         payload.writeUInt32BE(burst, 0)
         payload.writeUInt32BE(slots.length, 4)
-        const view = viewOf(payload)
-        for (let index = 0; index < slots.length; index += 1) view.setUint32(8 + 4 * index, slots[index]!)
+        const slotBytes = payload.subarray(8, 8 + 4 * slots.length)
+        slotBytes.set(new Uint8Array(slots.buffer, slots.byteOffset, slots.byteLength))
+        if (HOST_IS_LITTLE_ENDIAN) slotBytes.swap32()
         payload.set(patterns, 8 + 4 * slots.length)
       })
     }
@@ -159,8 +161,8 @@ const framed = (type: PhotonFrameType, payloadBytes: number, write: (payload: Bu
   return bytes
 }
 
-/** Faster than the methods of Buffer where there are tens of thousands of numbers. */
-const viewOf = (bytes: Buffer): DataView => new DataView(bytes.buffer, bytes.byteOffset, bytes.length)
+/** Tens of thousands of slots are turned round at once instead of written one by one. */
+const HOST_IS_LITTLE_ENDIAN = endianness() === 'LE'
 
 export interface PhotonDecoder {
   /** Says what may come next; everything else is refused. */
@@ -258,9 +260,9 @@ const readFrame = (type: PhotonFrameType, payload: Buffer): PhotonFrame => {
       requireThat(payload.length >= 8, 'CLICKS is too short')
       const count = payload.readUInt32BE(4)
       requireThat(payload.length === 8 + CLICK_BYTES * count, 'CLICKS has the wrong length')
-      const slots = new Uint32Array(count)
-      const view = viewOf(payload)
-      for (let index = 0; index < count; index += 1) slots[index] = view.getUint32(8 + 4 * index)
+      const slotBytes = payload.subarray(8, 8 + 4 * count)
+      if (HOST_IS_LITTLE_ENDIAN) slotBytes.swap32()
+      const slots = new Uint32Array(slotBytes.buffer, slotBytes.byteOffset, count)
       const frame = { type, burst: payload.readUInt32BE(0), slots, patterns: payload.subarray(8 + 4 * count) }
       checkClicks(frame)
       return frame

@@ -36,7 +36,8 @@ export const encodeClicks = ({ slots, bases }: AnnouncedClicks): Buffer => {
   const bytes = Buffer.allocUnsafe(4 + slots.length * 5 + packedBytes(slots.length))
   let at = bytes.writeUInt32BE(slots.length, 0)
   let previous = -1
-  for (const slot of slots) {
+  for (let click = 0; click < slots.length; click += 1) {
+    const slot = slots[click] as number
     let gap = slot - previous - 1
     previous = slot
     while (gap > 127) {

@@ -10,7 +10,6 @@
  *  Holds: dead time and a due afterpulse go on in the next burst; the same bursts with the same random streams give the same clicks. */
 import { deadTimeSlots } from '../bb84/detection-model.ts'
 import { basisAt, basisOf, pulseAt, toPulse, valueOf } from '../bb84/pulse-source.ts'
-import { createRandomStream } from '../bb84/random-stream.ts'
 import { patternLaw } from './click-law.ts'
 import { checkedEve, EVE_OFF } from './eve.ts'
 import type { ChannelProfile, Eve, QuantumChannel } from './quantum-channel.ts'
@@ -56,6 +55,8 @@ export const createQuantumChannel = ({ profile, eve: firstEve = EVE_OFF }: Quant
   let liveSlot = 0
   /** An afterpulse fires in it. */
   let afterpulseDue = false
+  const words = new Uint32Array(CHUNK_BYTES >> 2)
+  const wordBytes = new Uint8Array(words.buffer)
   let foundSlots = new Uint32Array(0)
   let foundPatterns = new Uint8Array(0)
 
@@ -67,16 +68,13 @@ export const createQuantumChannel = ({ profile, eve: firstEve = EVE_OFF }: Quant
     const { candidate, cumulated, gaps } = laws
     const interceptBelow = eve.attack === 'intercept' ? eve.fraction * WORD_RANGE : 0
     const afterpulseBelow = afterpulseProbability * WORD_RANGE
-    const stream = createRandomStream(random)
-    let words = new Uint32Array(0)
-    let used = 0
+    let used = words.length
     let found = 0
     let slot = liveSlot
     let due = afterpulseDue
     for (;;) {
       if (used > words.length - WORDS_PER_CANDIDATE) {
-        const bytes = stream.next(CHUNK_BYTES)
-        words = new Uint32Array(bytes.buffer, bytes.byteOffset, CHUNK_BYTES >> 2)
+        random.fill(wordBytes)
         used = 0
       }
       let pattern = 0

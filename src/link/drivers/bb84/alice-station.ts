@@ -74,7 +74,9 @@ export const runAlice = async (parts: StationParts, signal: AbortSignal): Promis
         const { slots, bases } = decodeClicks(await conversation.receive('clicks'), slotsPerBurst)
         const pulses = sent.get(index)
         if (pulses === undefined) throw new SessionEnded('Bob announces clicks of pulses that were not sent yet')
-        slots.forEach((slot, click) => gathered.add(pulseAt(pulses, slot), bitAt(bases, click)))
+        for (let click = 0; click < slots.length; click += 1) {
+          gathered.add(pulseAt(pulses, slots[click] as number), bitAt(bases, click))
+        }
         pulses.fill(0)
         sent.delete(index)
         announced = index + 1

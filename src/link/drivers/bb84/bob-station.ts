@@ -55,13 +55,13 @@ export const runBob = async (parts: StationParts, signal: AbortSignal): Promise<
         const { slots, patterns, bases: chosen } = await photons.clicks(burst)
         const bases = new Uint8Array(packedBytes(slots.length))
         const coins = streams(`double-clicks:${burst}`).fill(new Uint8Array(packedBytes(slots.length)))
-        slots.forEach((slot, click) => {
-          const basis = bitAt(chosen, slot)
-          if (basis === 1) bases[click >> 3] = (bases[click >> 3] as number) | (1 << (click & 7))
+        for (let click = 0; click < slots.length; click += 1) {
+          const basis = bitAt(chosen, slots[click] as number)
+          bases[click >> 3] = (bases[click >> 3] as number) | (basis << (click & 7))
           const pattern = patterns[click] as number
           // A double click must not be dropped: basis independence rests on it.
           gathered.add(pattern === BOTH_DETECTORS ? bitAt(coins, click) : pattern >> 1, basis)
-        })
+        }
         patterns.fill(0)
         await conversation.send('clicks', encodeClicks({ slots, bases }))
       }
