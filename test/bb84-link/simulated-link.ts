@@ -3,7 +3,7 @@
 import { connect, type Socket } from 'node:net'
 import { duplexPair, type Duplex } from 'node:stream'
 import type { Bb84Profile } from '../../src/bb84/profile.ts'
-import { systemClock } from '../../src/kernel/clock.ts'
+import { systemClock, type Clock } from '../../src/kernel/clock.ts'
 import type { LinkId } from '../../src/kernel/identifiers.ts'
 import { systemRandom } from '../../src/kernel/random.ts'
 import { SecretBytes } from '../../src/kernel/secret-bytes.ts'
@@ -29,6 +29,11 @@ export interface SimulatedLinkOptions {
   /** Sees every chunk on the classical channel before it arrives; what it returns arrives instead. Undefined cuts the connection. */
   readonly tap?: (from: Role, chunk: Buffer) => Buffer | undefined
   readonly ledgers?: Readonly<Record<Role, AuthenticationLedger>>
+  readonly clock?: Clock
+  /** Stops one station where it stands, as if its process had ended: it delivers nothing from then on. */
+  readonly kill?: Readonly<Partial<Record<Role, AbortSignal>>>
+  /** A station's way to the quantum channel; `open` is the usual one. */
+  readonly connectPhotons?: (role: Role, open: () => Promise<Duplex>) => Promise<Duplex>
 }
 
 export interface LinkOutcome {
@@ -52,7 +57,7 @@ export const pairedLedgers = async (sizeBytes = PRE_SHARED_BYTES): Promise<Recor
 
 /** Runs one session until both ends have gathered `blocks` blocks, or until it fails. */
 export const runSimulatedLink = async (options: SimulatedLinkOptions): Promise<LinkOutcome> => {
-  const { profile, slotsPerBurst = 65_536, streams = () => () => systemRandom } = options
+  const { profile, slotsPerBurst = 65_536, streams = () => () => systemRandom, clock = systemClock } = options
   const ledgers = options.ledgers ?? (await pairedLedgers())
   const channel = createChannelServer({
     host: '127.0.0.1',
@@ -77,13 +82,15 @@ export const runSimulatedLink = async (options: SimulatedLinkOptions): Promise<L
     if (finished.alice >= options.blocks && finished.bob >= options.blocks) stopping.abort()
   }
   const run = async (role: Role): Promise<void> => {
+    const kill = options.kill?.[role] ?? new AbortController().signal
+    const openPhotons = (): Promise<Duplex> => open(role === 'alice' ? channel.ports.alice : channel.ports.bob)
     try {
       await (role === 'alice' ? runAlice : runBob)(
         {
           linkId: LINK,
           profile,
           slotsPerBurst,
-          connectPhotons: () => open(role === 'alice' ? channel.ports.alice : channel.ports.bob),
+          connectPhotons: () => options.connectPhotons?.(role, openPhotons) ?? openPhotons(),
           connectClassical: () => Promise.resolve(classical[role]),
           ledger: ledgers[role],
           streams: streams(role),
@@ -92,6 +99,7 @@ export const runSimulatedLink = async (options: SimulatedLinkOptions): Promise<L
             if (wanted[role] > options.blocks) await untilAborted(over)
           },
           deliver: (block) => {
+            if (kill.aborted) return
             delivered[role].push(block)
             finish(role)
           },
@@ -99,9 +107,9 @@ export const runSimulatedLink = async (options: SimulatedLinkOptions): Promise<L
             events.push({ role, ...event })
             if (event.kind === 'no-key') finish(role)
           },
-          clock: systemClock,
+          clock,
         },
-        stopping.signal,
+        AbortSignal.any([stopping.signal, kill]),
       )
     } catch (error) {
       failures[role] = error as Error

@@ -4,13 +4,14 @@
 import { expectedBlock } from '../../../bb84/expected-rate.ts'
 import { createPulseSource, pulseAt } from '../../../bb84/pulse-source.ts'
 import { decodeClicks, bitAt, gatherClicks, SiftingError, type ClickTally } from '../../../bb84/sifting.ts'
-import { converse, PAD_BYTES_PER_BLOCK, type BlockConversation } from './block-conversation.ts'
+import { converse, PAD_BYTES_PER_BLOCK, type BlockConversation, type UnkeyedConversation } from './block-conversation.ts'
 import { SessionEnded } from './classical-session.ts'
 import { distilAtAlice } from './distil-at-alice.ts'
 import { createKeyHealth } from './key-health.ts'
 import { openPulseSender, type PulseSender } from './photon-link.ts'
 import { runBlocks } from './run-blocks.ts'
 import {
+  authenticateBlock,
   AuthenticationKeyUsedUp,
   beginSession,
   openPhotons,
@@ -28,7 +29,7 @@ const LAG_MAX_MS = 100
 
 /** Runs until the session ends. @throws SessionEnded, AuthenticationFailed, AuthenticationKeyUsedUp, HealthTestFailed. */
 export const runAlice = async (parts: StationParts, signal: AbortSignal): Promise<void> => {
-  const { profile, ledger, clock, streams, slotsPerBurst } = parts
+  const { profile, clock, streams, slotsPerBurst } = parts
   const session = await beginSession('alice', parts, signal)
   const { classical, segments } = session
   const bursts = Math.max(1, Math.ceil(expectedBlock(profile, EXPECTED_EFFICIENCY).pulses / slotsPerBurst))
@@ -97,8 +98,18 @@ export const runAlice = async (parts: StationParts, signal: AbortSignal): Promis
     }
   }
 
-  const begin = async (block: number): Promise<{ conversation: BlockConversation; start: BlockStart }> => {
-    const segment = segments.find(({ nextByte, sizeBytes }) => nextByte + PAD_BYTES_PER_BLOCK <= sizeBytes)
+  const begin = async (
+    block: number,
+    before: Promise<void>,
+  ): Promise<{ conversation: UnkeyedConversation; start: BlockStart }> => {
+    const unused = (): PadSegment | undefined =>
+      segments.find(({ nextByte, sizeBytes }) => nextByte + PAD_BYTES_PER_BLOCK <= sizeBytes)
+    let segment = unused()
+    if (segment === undefined) {
+      // The block under way may bring more.
+      await before
+      segment = unused()
+    }
     if (segment === undefined) throw new AuthenticationKeyUsedUp(explainUsedUp(segments))
     const start: BlockStart = {
       deviceBlock: streams(`block:${block}`).uuid(),
@@ -110,38 +121,40 @@ export const runAlice = async (parts: StationParts, signal: AbortSignal): Promis
     segment.nextByte += PAD_BYTES_PER_BLOCK
     nextBurst += bursts
     const conversation = converse({ channel: classical.open(block), role: 'alice', context: session.context })
-    const hashKey = await ledger.hashKey(start.segmentId)
-    conversation.authenticate(hashKey, await ledger.reserve(start.segmentId, start.fromByte, PAD_BYTES_PER_BLOCK))
     await conversation.send('block-start', Buffer.from(JSON.stringify(start)))
     await conversation.receive('block-accept')
     return { conversation, start }
   }
 
-  const stream = await openPhotons(parts, session, signal)
-  const photons = await openPulseSender({
-    stream,
-    linkId: parts.linkId,
-    sessionId: session.sessionId,
-    slotsPerBurst,
-    intensities: profile.intensities,
-  })
+  const photons = await openPhotons(parts, session, (stream) =>
+    openPulseSender({
+      stream,
+      linkId: parts.linkId,
+      sessionId: session.sessionId,
+      slotsPerBurst,
+      intensities: profile.intensities,
+    }),
+  )
   await runBlocks(
     {
       session,
       photons,
       report: parts.report,
       deliver: parts.deliver,
-      next: async (block, over) => {
+      next: async (block, over, before) => {
         await parts.wanted(over)
         if (over.aborted) throw new SessionEnded('stopped')
-        const { conversation, start } = await begin(block)
+        const { conversation, start } = await begin(block, before)
         const tally = await collect(conversation, start, photons, over).catch((error: unknown) => {
           if (error instanceof SiftingError) throw new SessionEnded(`refused: ${error.message}`)
           throw error
         })
         return {
           conversation,
-          distil: () => distilAtAlice(conversation, { deviceBlock: start.deviceBlock, tally, segments, health }, parts),
+          distil: async () => {
+            await authenticateBlock(conversation, parts.ledger, start)
+            return distilAtAlice(conversation, { deviceBlock: start.deviceBlock, tally, segments, health }, parts)
+          },
         }
       },
     },

@@ -3,13 +3,14 @@
 import { createBasisChoice } from '../../../bb84/pulse-source.ts'
 import { bitAt, encodeClicks, gatherClicks, packedBytes, SiftingError, type ClickTally } from '../../../bb84/sifting.ts'
 import { explainUsedUp } from './alice-station.ts'
-import { converse, PAD_BYTES_PER_BLOCK, type BlockConversation } from './block-conversation.ts'
+import { converse, PAD_BYTES_PER_BLOCK, type BlockConversation, type UnkeyedConversation } from './block-conversation.ts'
 import { SessionEnded } from './classical-session.ts'
 import { distilAtBob } from './distil-at-bob.ts'
 import { createKeyHealth } from './key-health.ts'
 import { openClickReceiver, type ClickReceiver } from './photon-link.ts'
 import { runBlocks } from './run-blocks.ts'
 import {
+  authenticateBlock,
   AuthenticationKeyUsedUp,
   beginSession,
   openPhotons,
@@ -18,33 +19,28 @@ import {
   type StationParts,
 } from './station.ts'
 
-/** Alice may be ahead by the blocks that ended without a key at this end. */
-const AHEAD_BYTES_MAX = 16 * PAD_BYTES_PER_BLOCK
 const BOTH_DETECTORS = 3
 
 /** Runs until the session ends. @throws SessionEnded, AuthenticationFailed, AuthenticationKeyUsedUp, HealthTestFailed. */
 export const runBob = async (parts: StationParts, signal: AbortSignal): Promise<void> => {
-  const { profile, ledger, streams, slotsPerBurst } = parts
+  const { profile, streams, slotsPerBurst } = parts
   const session = await beginSession('bob', parts, signal)
   const { classical, segments } = session
   const choice = createBasisChoice(profile)
   const health = createKeyHealth()
   let nextBurst = 0
 
-  const accept = async (): Promise<{ conversation: BlockConversation; start: BlockStart }> => {
+  const accept = async (): Promise<{ conversation: UnkeyedConversation; start: BlockStart }> => {
     const conversation = converse({ channel: await classical.opened(), role: 'bob', context: session.context })
     const start = readBlockStart(await conversation.receive('block-start'))
     if (start.firstBurst !== nextBurst) throw new SessionEnded('BLOCK-START names bursts out of order')
     nextBurst += start.bursts
     const segment = segments.find(({ segmentId }) => segmentId === start.segmentId)
     if (segment === undefined) throw new AuthenticationKeyUsedUp(explainUsedUp(segments))
-    const aheadBytes = start.fromByte - segment.nextByte
-    if (aheadBytes < 0 || aheadBytes > AHEAD_BYTES_MAX || start.fromByte + PAD_BYTES_PER_BLOCK > segment.sizeBytes) {
-      throw new SessionEnded('BLOCK-START names authentication key that is used, or too far ahead')
+    if (start.fromByte !== segment.nextByte || start.fromByte + PAD_BYTES_PER_BLOCK > segment.sizeBytes) {
+      throw new SessionEnded('BLOCK-START names authentication key that is not next')
     }
-    segment.nextByte = start.fromByte + PAD_BYTES_PER_BLOCK
-    const hashKey = await ledger.hashKey(start.segmentId)
-    conversation.authenticate(hashKey, await ledger.reserve(start.segmentId, start.fromByte, PAD_BYTES_PER_BLOCK))
+    segment.nextByte += PAD_BYTES_PER_BLOCK
     return { conversation, start }
   }
 
@@ -72,14 +68,15 @@ export const runBob = async (parts: StationParts, signal: AbortSignal): Promise<
     }
   }
 
-  const stream = await openPhotons(parts, session, signal)
-  const photons = await openClickReceiver({
-    stream,
-    linkId: parts.linkId,
-    sessionId: session.sessionId,
-    slotsPerBurst,
-    chooseBases: (burst) => choice.burst(slotsPerBurst, streams(`bases:${burst}`)),
-  })
+  const photons = await openPhotons(parts, session, (stream) =>
+    openClickReceiver({
+      stream,
+      linkId: parts.linkId,
+      sessionId: session.sessionId,
+      slotsPerBurst,
+      chooseBases: (burst) => choice.burst(slotsPerBurst, streams(`bases:${burst}`)),
+    }),
+  )
   await runBlocks(
     {
       session,
@@ -95,11 +92,13 @@ export const runBob = async (parts: StationParts, signal: AbortSignal): Promise<
         const block = { deviceBlock: start.deviceBlock, tally, segments, health }
         return {
           conversation,
-          distil: () =>
-            distilAtBob(conversation, block, parts).catch((error: unknown) => {
+          distil: async () => {
+            await authenticateBlock(conversation, parts.ledger, start)
+            return distilAtBob(conversation, block, parts).catch((error: unknown) => {
               if (error instanceof SiftingError) throw new SessionEnded(`refused: ${error.message}`)
               throw error
-            }),
+            })
+          },
         }
       },
     },

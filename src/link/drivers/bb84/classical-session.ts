@@ -1,7 +1,8 @@
 /** One connection between the two stations of a link: both say HELLO, then each block has a conversation of its own, and
  *  several run at a time.
- *  Holds: messages of a block arrive in the order they were sent; a connection on which nothing is heard for long, on which too
- *  much waits unread, or on which something comes that has no place there, ends, and with it every conversation. */
+ *  Holds: messages of a block arrive in the order they were sent; a connection on which no whole message is heard for long, on which
+ *  an answer is not given, on which too much waits unread, on which messages were lost or added, or on which something comes that has
+ *  no place there, ends, and with it every conversation. */
 import type { Duplex } from 'node:stream'
 import type { Clock } from '../../../kernel/clock.ts'
 import { createMessageDecoder, encodeMessage, WireError, type ClassicalMessage, type MessageType } from './classical-wire.ts'
@@ -38,8 +39,10 @@ export interface ClassicalSessionOptions {
   readonly stream: Duplex
   readonly hello: Buffer
   readonly clock: Clock
-  /** The connection ends when nothing is heard for so long; three times as often something is said. */
+  /** The connection ends when no message is heard for so long; three times as often something is said. */
   readonly idleTimeoutMs: number
+  /** The connection ends when the other end owes a message of a block for so long: it lives, but the message was lost. */
+  readonly answerTimeoutMs: number
   readonly signal: AbortSignal
 }
 
@@ -50,11 +53,15 @@ const UNSENT_BYTES_MAX = 4 * 1024 * 1024
 interface Waiting {
   readonly messages: ClassicalMessage[]
   wake: (() => void) | undefined
+  /** Since when the other end owes a message. */
+  owedSinceMs: number | undefined
 }
+
+const newWaiting = (): Waiting => ({ messages: [], wake: undefined, owedSinceMs: undefined })
 
 /** @throws SessionEnded when the other end does not say HELLO. */
 export const openClassicalSession = async (options: ClassicalSessionOptions): Promise<ClassicalSession> => {
-  const { stream, hello, clock, idleTimeoutMs, signal } = options
+  const { stream, hello, clock, idleTimeoutMs, answerTimeoutMs, signal } = options
   const over = new AbortController()
   const ended = Promise.withResolvers<string>()
   const greeted = Promise.withResolvers<Buffer>()
@@ -66,6 +73,11 @@ export const openClassicalSession = async (options: ClassicalSessionOptions): Pr
   let heardMs = clock.monotonicMs()
   let heardHello = false
   let unreadBytes = 0
+  /** Messages said and heard, KEEPALIVE aside. */
+  let said = 0
+  let heard = 0
+  // When the connection is over before anybody waits for it.
+  greeted.promise.catch(() => {})
 
   const end = (reason: string): void => {
     if (over.signal.aborted) return
@@ -82,21 +94,29 @@ export const openClassicalSession = async (options: ClassicalSessionOptions): Pr
 
   const take = (message: ClassicalMessage): void => {
     const { type, block } = message
+    heardMs = clock.monotonicMs()
+    if (type === 'keepalive' && block === 0 && heardHello) {
+      if (message.payload.length !== 4) throw new WireError('KEEPALIVE is malformed')
+      if (message.payload.readUInt32BE(0) !== heard) throw new WireError('messages were lost or added')
+      return
+    }
+    heard = (heard + 1) >>> 0
     if (!heardHello) {
       if (type !== 'hello' || block !== 0) throw new WireError('the other station did not say HELLO first')
       heardHello = true
       greeted.resolve(message.payload)
       return
     }
-    if (type === 'keepalive' && block === 0 && message.payload.length === 0) return
     if (type === 'hello' || type === 'keepalive' || block === 0) throw new WireError(`${type.toUpperCase()} has no place here`)
     let waiting = channels.get(block)
     if (waiting === undefined) {
-      // What still comes of a block that is over here is dropped; blocks are opened in order.
-      if (block <= newestBlock) return
-      if (type !== 'block-start' || block !== newestBlock + 1) throw new WireError('a block starts out of order')
+      // Both ends may give a block up at the same time, and then say so to an end for which it is over.
+      if (block <= newestBlock && type === 'abort') return
+      // Blocks are opened in order.
+      if (type !== 'block-start' || block !== newestBlock + 1)
+        throw new WireError(`${type.toUpperCase()} is of no block under way`)
       newestBlock = block
-      waiting = { messages: [], wake: undefined }
+      waiting = newWaiting()
       channels.set(block, waiting)
       newBlocks.push(block)
       wakeAcceptor?.()
@@ -109,7 +129,6 @@ export const openClassicalSession = async (options: ClassicalSessionOptions): Pr
 
   const decoder = createMessageDecoder()
   stream.on('data', (chunk: Buffer) => {
-    heardMs = clock.monotonicMs()
     try {
       for (const message of decoder.push(chunk)) if (!over.signal.aborted) take(message)
     } catch (error) {
@@ -125,6 +144,7 @@ export const openClassicalSession = async (options: ClassicalSessionOptions): Pr
 
   const write = async (bytes: Buffer): Promise<void> => {
     if (over.signal.aborted) throw new SessionEnded(endReason)
+    said = (said + 1) >>> 0
     stream.write(bytes)
     while (stream.writableLength > UNSENT_BYTES_MAX && !over.signal.aborted) {
       await new Promise<void>((resolve) => {
@@ -143,8 +163,15 @@ export const openClassicalSession = async (options: ClassicalSessionOptions): Pr
     while (!over.signal.aborted) {
       await clock.sleep(idleTimeoutMs / 3, over.signal)
       if (over.signal.aborted) return
-      if (clock.monotonicMs() - heardMs >= idleTimeoutMs) return end(`the other station said nothing for ${idleTimeoutMs} ms`)
-      if (heardHello) stream.write(encodeMessage('keepalive', 0, Buffer.alloc(0)))
+      const nowMs = clock.monotonicMs()
+      if (nowMs - heardMs >= idleTimeoutMs) return end(`the other station said nothing for ${idleTimeoutMs} ms`)
+      for (const [block, { owedSinceMs }] of channels) {
+        if (nowMs - (owedSinceMs ?? nowMs) < answerTimeoutMs) continue
+        return end(`the other station owes a message of block ${block} for ${answerTimeoutMs} ms`)
+      }
+      const count = Buffer.alloc(4)
+      count.writeUInt32BE(said)
+      if (heardHello) stream.write(encodeMessage('keepalive', 0, count))
     }
   }
 
@@ -157,12 +184,15 @@ export const openClassicalSession = async (options: ClassicalSessionOptions): Pr
     },
     receive: async (type) => {
       let message = waiting.messages.shift()
+      // Bob accepts a block when he has room for it, which may be never.
+      if (type !== 'block-accept') waiting.owedSinceMs = clock.monotonicMs()
       while (message === undefined) {
         if (over.signal.aborted) throw new SessionEnded(endReason)
         await new Promise<void>((resolve) => (waiting.wake = resolve))
         waiting.wake = undefined
         message = waiting.messages.shift()
       }
+      waiting.owedSinceMs = undefined
       unreadBytes -= message.bytes.length
       if (message.type === type) return message
       const reason =
@@ -187,7 +217,7 @@ export const openClassicalSession = async (options: ClassicalSessionOptions): Pr
     peerHello,
     open: (block) => {
       newestBlock = block
-      const waiting: Waiting = { messages: [], wake: undefined }
+      const waiting = newWaiting()
       channels.set(block, waiting)
       return channelOf(block, waiting)
     },

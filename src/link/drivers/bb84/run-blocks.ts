@@ -13,8 +13,8 @@ export interface GatheredBlock {
 export interface RunBlocksParts extends Pick<StationParts, 'report' | 'deliver'> {
   readonly session: StationSession
   readonly photons: { readonly ended: Promise<string>; close(): void }
-  /** Gathers the next block. */
-  readonly next: (block: number, over: AbortSignal) => Promise<GatheredBlock>
+  /** Gathers the next block. @param before resolves when the one before it is over. */
+  readonly next: (block: number, over: AbortSignal, before: Promise<void>) => Promise<GatheredBlock>
 }
 
 /** Runs until the session ends, for whatever reason. @throws what ended it. */
@@ -47,7 +47,7 @@ export const runBlocks = async (parts: RunBlocksParts, signal: AbortSignal): Pro
     let distilling = Promise.resolve()
     try {
       for (let block = 1; !over.signal.aborted; block += 1) {
-        const gathered = await parts.next(block, over.signal)
+        const gathered = await parts.next(block, over.signal, distilling)
         await distilling
         distilling = distil(gathered)
         distilling.catch(fail)

@@ -6,7 +6,7 @@ import type { LinkId } from '../../../kernel/identifiers.ts'
 import type { Random } from '../../../kernel/random.ts'
 import type { AuthenticationLedger } from '../../authentication-ledger.ts'
 import type { SecurityStatement } from '../../../key-store/key-store.ts'
-import { PAD_BYTES_PER_BLOCK } from './block-conversation.ts'
+import { PAD_BYTES_PER_BLOCK, type UnkeyedConversation } from './block-conversation.ts'
 import { openClassicalSession, SessionEnded, type ClassicalSession } from './classical-session.ts'
 import { WIRE_VERSION } from './classical-wire.ts'
 
@@ -61,6 +61,10 @@ export class AuthenticationKeyUsedUp extends Error {
 }
 
 const IDLE_TIMEOUT_MS = 15_000
+/** Longer than distilling the largest block takes; besides, Bob's clicks cannot come before the burst has left. */
+const ANSWER_TIMEOUT_MS = 60_000
+const ANSWER_TIMEOUT_BURSTS = 4
+const PHOTONS_TIMEOUT_MS = 15_000
 
 /** What a crash at the wrong moment may leave between the two ends; more would let a false HELLO burn pads. */
 const SKEW_BYTES_MAX = 16 * PAD_BYTES_PER_BLOCK
@@ -115,7 +119,14 @@ export const beginSession = async (role: 'alice' | 'bob', parts: StationParts, s
   }
   const stream = await parts.connectClassical(signal)
   const hello = Buffer.from(JSON.stringify(own))
-  const classical = await openClassicalSession({ stream, hello, clock, idleTimeoutMs: IDLE_TIMEOUT_MS, signal })
+  const classical = await openClassicalSession({
+    stream,
+    hello,
+    clock,
+    idleTimeoutMs: IDLE_TIMEOUT_MS,
+    answerTimeoutMs: ANSWER_TIMEOUT_MS + (ANSWER_TIMEOUT_BURSTS * slotsPerBurst * 1000) / profile.pulseRateHz,
+    signal,
+  })
   try {
     const peer = readHello(classical.peerHello)
     requireFit(own, peer)
@@ -156,6 +167,7 @@ const readHello = (bytes: Buffer): Hello => {
     isText(hello.sessionId) &&
     isCount(hello.slotsPerBurst) &&
     typeof hello.settings === 'object' &&
+    hello.settings !== null &&
     Array.isArray(segments) &&
     segments.every((entry: Partial<Hello['segments'][number]> | null) => {
       return isText(entry?.id) && isCount(entry.usedBytes) && isCount(entry.sizeBytes)
@@ -183,17 +195,34 @@ const commonSegments = (alice: Hello['segments'], bob: Hello['segments']): PadSe
     return [{ segmentId: id, sizeBytes, nextByte: Math.max(usedBytes, other.usedBytes) }]
   })
 
-/** Opens the quantum channel; without it the session is no use. */
-export const openPhotons = async (parts: StationParts, { classical }: StationSession, signal: AbortSignal): Promise<Duplex> => {
+/** Opens the quantum channel and greets it; without it the session is no use, and without the session it is none.
+ *  @throws SessionEnded, also when the session ends meanwhile or nothing answers. */
+export const openPhotons = async <Link>(
+  { connectPhotons, clock }: Pick<StationParts, 'connectPhotons' | 'clock'>,
+  { classical }: StationSession,
+  greet: (stream: Duplex) => Promise<Link>,
+): Promise<Link> => {
+  const over = new AbortController()
+  const settled = new AbortController()
+  void classical.ended.then(() => over.abort())
+  void clock.sleep(PHOTONS_TIMEOUT_MS, settled.signal).then(() => {
+    if (!settled.signal.aborted) classical.end(`the quantum channel said nothing for ${PHOTONS_TIMEOUT_MS} ms`)
+  })
   try {
-    return await parts.connectPhotons(signal)
+    const stream = await connectPhotons(over.signal)
+    over.signal.addEventListener('abort', () => stream.destroy())
+    if (over.signal.aborted) stream.destroy()
+    return await greet(stream)
   } catch (error) {
     classical.end('the quantum channel cannot be reached')
     throw error
+  } finally {
+    settled.abort()
   }
 }
 
-/** What Alice says when a block begins. */
+/** What Alice says when a block begins. The bytes it names are the block's own whatever comes of it: one end may give it up while the
+ *  other, misled, goes on. */
 export interface BlockStart {
   readonly deviceBlock: string
   readonly segmentId: string
@@ -201,6 +230,18 @@ export interface BlockStart {
   /** Number of the first burst in this session. */
   readonly firstBurst: number
   readonly bursts: number
+}
+
+/** Takes the key of a block's tags, only when all its clicks are announced: blocks that never get so far cost none.
+ *  @throws what the ledger does. */
+export const authenticateBlock = async (
+  conversation: UnkeyedConversation,
+  ledger: StationParts['ledger'],
+  { segmentId, fromByte }: Pick<BlockStart, 'segmentId' | 'fromByte'>,
+): Promise<void> => {
+  using hashKey = await ledger.hashKey(segmentId)
+  using pads = await ledger.reserve(segmentId, fromByte, PAD_BYTES_PER_BLOCK)
+  conversation.authenticate(hashKey, pads)
 }
 
 /** Never more clicks in a block than memory can take. */
