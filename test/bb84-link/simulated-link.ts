@@ -155,6 +155,7 @@ const tappedPair = (tap: SimulatedLinkOptions['tap']): Record<Role, Duplex> => {
         target.destroy()
       } else if (!target.destroyed) target.write(changed)
     })
+    source.on('end', () => target.end())
     source.on('close', () => target.destroy())
     source.on('error', () => target.destroy())
   }
