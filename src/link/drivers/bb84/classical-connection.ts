@@ -39,10 +39,14 @@ export const connectToAlice = ({ host, port, peerKmeId, tls }: ClassicalAddress,
     })
     const stop = (): void => void socket.destroy(new Error('stopped'))
     signal.addEventListener('abort', stop, { once: true })
-    socket.once('error', reject)
+    const refuse = (error: Error): void => {
+      signal.removeEventListener('abort', stop)
+      reject(error)
+    }
+    socket.once('error', refuse)
     socket.once('secureConnect', () => {
       signal.removeEventListener('abort', stop)
-      socket.off('error', reject)
+      socket.off('error', refuse)
       socket.setNoDelay(true)
       resolve(socket)
     })

@@ -58,20 +58,20 @@ export const runBlocks = async (parts: RunBlocksParts, signal: AbortSignal): Pro
     await distilling.catch(fail)
   }
 
+  const stopped = Promise.withResolvers<void>()
+  const onStop = (): void => stopped.resolve()
+  signal.addEventListener('abort', onStop)
+  if (signal.aborted) onStop()
   parts.report({ kind: 'connected' })
   const working = work()
   try {
-    await Promise.race([failed.promise, untilAborted(signal)])
+    await Promise.race([failed.promise, stopped.promise])
   } finally {
+    // A signal with a listener is kept for good, and with it all that the session held.
+    signal.removeEventListener('abort', onStop)
     over.abort()
     classical.end(signal.aborted ? 'stopped' : 'the session is over')
     parts.photons.close()
     await working
   }
 }
-
-const untilAborted = (signal: AbortSignal): Promise<void> =>
-  new Promise((resolve) => {
-    if (signal.aborted) return resolve()
-    signal.addEventListener('abort', () => resolve(), { once: true })
-  })
