@@ -166,6 +166,9 @@ const modelSheet = (profile: Bb84Profile, { gains, block, asymptoticBitsPerPulse
       ['phase error rate', `at most ${(block.keyLength.phi * 100).toFixed(2)} %`],
       ['sifted rate', `${Math.round(block.siftedBitsPerSecond)} bit/s`],
       ['key rate', `${Math.round(block.secretBitsPerSecond)} bit/s, ${block.secretBitsPerPulse.toExponential(3)} per pulse`],
-      ['without end, even bases', `${asymptoticBitsPerPulse.toExponential(3)} bits per pulse with infinitely many decoys`],
+      [
+        'asymptotic key rate',
+        `${asymptoticBitsPerPulse.toExponential(3)} per pulse: endless blocks and decoys, both bases as often`,
+      ],
     ],
   )
