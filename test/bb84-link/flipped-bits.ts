@@ -2,6 +2,7 @@
 import { seededRandom } from '../bb84/seeded-random.ts'
 import type { MessageType } from '../../src/link/drivers/bb84/classical-wire.ts'
 import {
+  FAST,
   brokenPromises,
   deliveredByBoth,
   flipBit,
@@ -37,7 +38,7 @@ export const SAID: readonly (readonly [Role, MessageType, number])[] = [
 ]
 const SESSIONS_PER_LEDGER = 10
 /** KEEPALIVE must come while a session lasts. */
-const HASTY_CLOCK_FACTOR = 300
+const HASTY = 300
 
 export interface FlipTally {
   flips: number
@@ -71,7 +72,7 @@ export const flipBits = async (seed: string, flips: number, lanes = 8): Promise<
           },
           {
             ...(type === 'abort' && { eve: { attack: 'intercept', fraction: 0.25 } }),
-            ...(type === 'keepalive' && { clockFactor: HASTY_CLOCK_FACTOR }),
+            clockFactor: type === 'keepalive' ? HASTY : FAST,
           },
         )
         sessions.push(session)

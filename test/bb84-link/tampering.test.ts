@@ -11,8 +11,10 @@ import { CUT, type MessageHandler } from './message-tap.ts'
 import { ROLES, runSimulatedLink, type Role } from './simulated-link.ts'
 import { smallProfile } from './small-profile.ts'
 import {
+  FAST,
   brokenPromises,
   deliveredByBoth,
+  replenishingProfile,
   runTampered,
   watchedLedgers,
   withPayload,
@@ -86,7 +88,7 @@ describe('a message', () => {
         const session = await runTampered(
           ledgers,
           { from, type, nth: Math.floor(count / 4), change: (message, later) => of(earlier, message, later) },
-          { ...(type === 'abort' && { eve: { attack: 'intercept', fraction: 0.25 } }) },
+          { clockFactor: FAST, ...(type === 'abort' && { eve: { attack: 'intercept', fraction: 0.25 } }) },
         )
         expect(brokenPromises([session.outcome], ledgers)).toEqual([])
         if (session.met === undefined) continue
@@ -173,6 +175,8 @@ describe('a hostile HELLO', () => {
     'of another version': (hello) => text({ ...hello, version: 2 }),
     'of another link': (hello) => text({ ...hello, linkId: 'b-c' }),
     'of the same role': (hello) => text({ ...hello, role: hello['role'] === 'alice' ? 'bob' : 'alice' }),
+    'of a session that has no name': (hello) => text({ ...hello, sessionId: '' }),
+    'of a session with a name that is no text': (hello) => text({ ...hello, sessionId: '\u{1f47e}\n' }),
     'with other intensities': (hello) => text({ ...hello, settings: { ...hello.settings, intensities: [0.9, 0.1] } }),
     'with a larger epsilon': (hello) => text({ ...hello, settings: { ...hello.settings, epsilonSecrecy: 0.5 } }),
     'with unknown segments': (hello) => text({ ...hello, segments: [{ id: 'mine', usedBytes: 16, sizeBytes: 4096 }] }),
@@ -256,7 +260,11 @@ describe('a hostile BLOCK-START', () => {
     const change: Tampering['change'] = (message) => [
       withPayload(message, Buffer.from(JSON.stringify(make(JSON.parse(message.payload.toString()) as Record<string, number>)))),
     ]
-    const { outcome, met } = await runTampered(ledgers, { from: 'alice', type: 'block-start', nth: 0, change })
+    const { outcome, met } = await runTampered(
+      ledgers,
+      { from: 'alice', type: 'block-start', nth: 0, change },
+      { clockFactor: FAST },
+    )
     expect(met).toBeDefined()
     expect(outcome.delivered).toEqual({ alice: [], bob: [] })
     expect((await spentBits(ledgers, 'bob')) - before).toBeLessThanOrEqual(TAGS_PER_BLOCK_BITS)
@@ -296,7 +304,7 @@ describe('authentication key', () => {
 
   it('of which the last pads are left is replenished by the block that uses them', async () => {
     const ledgers = await watchedLedgers(16 + 48)
-    const { outcome } = await runTampered(ledgers, undefined, { blocks: 3 })
+    const { outcome } = await runTampered(ledgers, undefined, { profile: replenishingProfile(), blocks: 3 })
     expect(outcome.failures).toEqual({ alice: undefined, bob: undefined })
     expect(deliveredByBoth(outcome)).toHaveLength(3)
     expect(brokenPromises([outcome], ledgers)).toEqual([])
@@ -308,6 +316,7 @@ describe('a quantum channel', () => {
     const ledgers = await watchedLedgers()
     const { outcome } = await runTampered(ledgers, undefined, {
       blocks: 1,
+      clockFactor: FAST,
       connectPhotons: (each, open) => (each === role ? Promise.resolve(duplexPair()[0]) : open()),
     })
     expect(outcome.failures[role]).toBeDefined()
@@ -319,6 +328,7 @@ describe('a quantum channel', () => {
     const ledgers = await watchedLedgers()
     const { outcome } = await runTampered(ledgers, undefined, {
       blocks: 1,
+      clockFactor: FAST,
       connectPhotons: (each, open) => {
         if (each !== role) return open()
         const [near, far] = duplexPair()
@@ -337,6 +347,7 @@ describe('a quantum channel', () => {
     let stopped = false
     const { outcome } = await runTampered(ledgers, undefined, {
       blocks: 1,
+      clockFactor: FAST,
       connectPhotons: async (role, open) => {
         const stream = await open()
         if (role === 'bob') {
@@ -348,8 +359,7 @@ describe('a quantum channel', () => {
             stopped = heardBytes > 20_000
             if (!stopped) far.write(chunk)
           })
-          far.on('close', () => stream.destroy())
-          near.on('close', () => far.destroy())
+          near.on('close', () => stream.destroy())
           return near
         }
         return stream

@@ -106,6 +106,8 @@ const greet = async (
 ): Promise<{ readonly ended: Promise<string>; close(): void }> => {
   const greeted = Promise.withResolvers<void>()
   const ended = Promise.withResolvers<string>()
+  // When the greeting cannot even be said.
+  greeted.promise.catch(() => {})
   const decoder = createPhotonDecoder(['hello-ok', 'error'])
   const end = (reason: string): void => {
     stream.destroy()

@@ -164,7 +164,7 @@ const readHello = (bytes: Buffer): Hello => {
     hello !== null &&
     isCount(hello.version) &&
     isText(hello.linkId) &&
-    isText(hello.sessionId) &&
+    isName(hello.sessionId) &&
     isCount(hello.slotsPerBurst) &&
     typeof hello.settings === 'object' &&
     hello.settings !== null &&
@@ -185,6 +185,8 @@ const requireFit = (own: Hello, peer: Hello): void => {
   if (differing.length > 0) throw new SessionEnded(`the profiles of the two ends differ in ${differing.join(', ')}`)
 }
 
+const isName = (value: unknown): value is string => typeof value === 'string' && /^[\x21-\x7e]{1,64}$/.test(value)
+
 const printable = (text: string): string => text.replace(/[^\x20-\x7e]/g, '?')
 
 /** Segments both know, each from where the end that is further stands. */
@@ -204,7 +206,11 @@ export const openPhotons = async <Link>(
 ): Promise<Link> => {
   const over = new AbortController()
   const settled = new AbortController()
-  void classical.ended.then(() => over.abort())
+  let endReason: string | undefined
+  void classical.ended.then((reason) => {
+    endReason = reason
+    over.abort()
+  })
   void clock.sleep(PHOTONS_TIMEOUT_MS, settled.signal).then(() => {
     if (!settled.signal.aborted) classical.end(`the quantum channel said nothing for ${PHOTONS_TIMEOUT_MS} ms`)
   })
@@ -214,6 +220,7 @@ export const openPhotons = async <Link>(
     if (over.signal.aborted) stream.destroy()
     return await greet(stream)
   } catch (error) {
+    if (endReason !== undefined) throw new SessionEnded(endReason)
     classical.end('the quantum channel cannot be reached')
     throw error
   } finally {
@@ -252,10 +259,10 @@ export const readBlockStart = (payload: Buffer): BlockStart => {
   try {
     const start = JSON.parse(payload.toString('utf8')) as BlockStart
     const counts = [start.fromByte, start.firstBurst, start.bursts]
-    const texts = [start.deviceBlock, start.segmentId]
     const isRight =
       counts.every((count) => Number.isSafeInteger(count) && count >= 0) &&
-      texts.every((text) => typeof text === 'string' && /^[\x21-\x7e]{1,64}$/.test(text)) &&
+      isName(start.deviceBlock) &&
+      isName(start.segmentId) &&
       start.bursts >= 1 &&
       start.bursts <= BURSTS_MAX
     if (isRight) return start
