@@ -185,6 +185,16 @@ const registerLinks = (registry: Registry, links: LinkDirectory): void => {
   register('kme_link_key_rate_bps', 'Agreed key bits per second over the last minute', (status) => status.keyRateBps)
   register('kme_link_blocks_agreed', 'Blocks both ends agreed on', (status) => status.blocksAgreed)
   register('kme_link_blocks_rejected', 'Blocks refused', (status) => status.blocksRejected)
+  register(
+    'kme_link_expected_key_rate_bps',
+    'Key bits per second that the model of the link gives when nobody listens',
+    (status) => status.distillation?.expectedKeyRateBps,
+  )
+  register(
+    'kme_link_authentication_key_bits',
+    'Key left to authenticate the stations of the link to each other',
+    (status) => status.distillation?.authentication.remainingBits,
+  )
   register('kme_link_newest_block_age_seconds', 'Age of the newest agreed block', (status) =>
     status.newestBlockAgeMs === undefined ? undefined : status.newestBlockAgeMs / 1000,
   )

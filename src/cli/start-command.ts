@@ -4,11 +4,12 @@ import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
 import { Socket } from 'node:net'
 import type { Command } from 'commander'
-import { loadConfig, type Config } from '../config/config.ts'
+import { ConfigError, loadConfig, type Config } from '../config/config.ts'
 import { databaseUrl, redisUrl } from '../config/environment.ts'
 import { readPassphrase } from '../config/secrets.ts'
 import { systemClock } from '../kernel/clock.ts'
 import { createLogger } from '../kernel/log.ts'
+import { readAuthenticationKeys } from './doctor/check-files.ts'
 import { wholeNumber } from './terminal.ts'
 import { runWorkers, talkToPrimary, workerNumber, type ListeningLine } from './workers.ts'
 
@@ -97,8 +98,11 @@ export const addStartCommand = (program: Command): void => {
     .command('check')
     .description('List every mistake of a configuration file; exit status 1 when there is one')
     .option('-c, --config <file>', 'configuration file', DEFAULT_CONFIG)
-    .action(({ config: file }: { config: string }) => {
+    .action(async ({ config: file }: { config: string }) => {
       const config = loadConfig(file)
+      const keys = await readAuthenticationKeys(config)
+      const faults = keys.flatMap(({ setting, fault }) => (fault === undefined ? [] : [`${setting}: ${fault}`]))
+      if (faults.length > 0) throw new ConfigError(file, faults)
       console.log(
         `${file} is fine: KME ${config.kme.id}, ${config.peers.length} peers, ${config.links.length} links, ${config.saes.length} SAEs`,
       )

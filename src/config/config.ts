@@ -86,8 +86,8 @@ const tcpLink = z.strictObject({
 const probability = z.number().min(0).max(1)
 /** A named profile, or one with some values replaced. What is wrong with the whole is said by the profile's own check. */
 const bb84Profile = z
-  .union([
-    z.string().transform((name) => ({ name })),
+  .preprocess(
+    (written) => (typeof written === 'string' ? { name: written } : written),
     z.strictObject({
       name: z.string(),
       distanceKm: z.number().optional(),
@@ -109,7 +109,7 @@ const bb84Profile = z
       epsilonSecrecy: z.number().optional(),
       epsilonCorrectness: z.number().optional(),
     }),
-  ])
+  )
   .transform(({ name, ...overrides }, context): Bb84Profile => {
     try {
       return profileNamed(name, overrides as ProfileOverrides)
@@ -413,7 +413,7 @@ const crossCheck = (parts: WellFormedParts): string[] => [
   ...checkKeys(parts.keys),
   ...checkSharing(parts),
   ...checkPools(parts),
-  ...checkListeners(parts.listeners),
+  ...checkListeners([...parts.listeners, ...stationsThatListen(parts.links)]),
   ...checkPeers(parts),
   ...checkLinks(parts),
   ...checkSaes(parts.saes),
@@ -501,6 +501,12 @@ const checkListeners = (listeners: WellFormedParts['listeners']): string[] =>
       .map((earlier) => `${name}.port: ${ownPort} is taken by ${earlier.name}`)
   })
 
+/** Alice's station of a link waits for Bob's, so its port is this KME's own. */
+const stationsThatListen = (links: WellFormedParts['links']): WellFormedParts['listeners'] =>
+  links.flatMap((link, i) =>
+    'classical' in link && link.role === 'alice' ? [{ name: `links[${i}].classical`, ...link.classical }] : [],
+  )
+
 /** A fault for each entry whose name stood in an earlier one. */
 const twice = <T>(list: string, setting: string, entries: readonly T[], nameOf: (entry: T) => string | undefined): string[] => {
   const seen = new Set<string>()
@@ -537,8 +543,21 @@ const checkLinks = ({ peers, links }: WellFormedParts): string[] => {
         ? undefined
         : `the device at ${link.host}:${link.port}`,
     ),
+    ...twice('links', 'photons.port', links, (link) =>
+      'photons' in link && link.photons !== undefined ? `the quantum channel at ${addressOf(link.photons)}` : undefined,
+    ),
+    ...twice('links', 'classical.port', links, (link) =>
+      'classical' in link && link.classical !== undefined && link.role === 'bob'
+        ? `Alice's station at ${addressOf(link.classical)}`
+        : undefined,
+    ),
+    ...twice('links', 'authenticationKeyFile', links, (link) =>
+      'authenticationKeyFile' in link ? link.authenticationKeyFile : undefined,
+    ),
   ]
 }
+
+const addressOf = ({ host: name, port: number }: z.output<typeof endpoint>): string => `${name}:${number}`
 
 const checkSaes = (saes: WellFormedParts['saes']): string[] => {
   const known = allIds(saes)

@@ -1,6 +1,6 @@
 /** What to try once the demo is ready: lines to copy into a POSIX shell, each of which works by itself. */
 import { join } from 'node:path'
-import { portsOf, type DemoFiles, type KmeName, type SaeName } from './layout.ts'
+import { DEFAULT_BASE_PORT, portsOf, type DemoFiles, type KmeName, type SaeName } from './layout.ts'
 
 /** @returns text for the terminal. */
 export const nextSteps = (files: DemoFiles, basePort: number): string => {
@@ -11,6 +11,8 @@ export const nextSteps = (files: DemoFiles, basePort: number): string => {
   const keyId = join(files.directory, 'key-id.txt')
   // Shows the answer and keeps the key_ID alone: a key should not lie about in a file.
   const keepKeyId = `sed -n -e p -e ${quoted(`s/.*"key_ID":"\\([^"]*\\)".*/\\1/w ${keyId}`)}`
+  const port = basePort === DEFAULT_BASE_PORT ? '' : `KME_DEMO_PORT=${basePort} `
+  const adminOfA = `KME_ADMIN_URL=https://127.0.0.1:${portsOf(basePort, 'kme-a').admin} KME_ADMIN_TOKEN_FILE=${quoted(files.adminToken)} KME_CA=${quoted(files.ca)}`
   const admin = `${curl} -H "Authorization: Bearer $(cat ${quoted(files.adminToken)})"`
 
   return `
@@ -27,6 +29,13 @@ ${as('alice')} ${keys('kme-a')}/bob/status
 
 # the admin API of kme-a
 ${admin} https://127.0.0.1:${portsOf(basePort, 'kme-a').admin}/api/v1/links
+
+# the link between kme-a and kme-b: error rate, key rate, beside what its model expects, and how secret its key is
+${adminOfA} npx kme link show a-b
+
+# let Eve measure a quarter of its pulses: no key any more, an alarm, and the pool drains as keys are fetched; then send her away
+${port}npx kme demo eve kme-a kme-b --intercept 0.25
+${port}npx kme demo eve kme-a kme-b off
 
 Files       ${files.directory}
 Logs        ${files.logs}

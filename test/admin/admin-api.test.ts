@@ -143,6 +143,7 @@ describe('links and peers', () => {
           blocksAgreed: 0,
           blocksRejected: 0,
           newestBlockAgeMs: null,
+          distillation: null,
         },
       ],
     })

@@ -28,10 +28,22 @@ const alarm: AlarmRecord = {
   clearedAt: undefined,
 }
 
+const distilling: LinkStatus = {
+  ...link,
+  linkId: linkId('a-c'),
+  peerKmeId: kmeId('kme-c'),
+  driver: 'bb84',
+  distillation: {
+    expectedKeyRateBps: 40_000.5,
+    authentication: { consumedBits: 384, replenishedBits: 32_768, remainingBits: 32_256, discardedBits: 128 },
+    security: { blocks: 1, keyBits: 20_000, epsilonSum: 1e-10, tagBits: 384 },
+  },
+}
+
 describe('metrics', () => {
   it('show pools, links and peers as they are when scraped, and forget what is gone', async () => {
     const levels: PoolLevel[] = [levelOf(kmeId('kme-b'), 5, 6)]
-    const links = [link]
+    const links = [link, distilling]
     const pools = await watchOf(poolsWith(levels))
     const metrics = createMetrics({
       version: '1.2.3',
@@ -63,6 +75,8 @@ describe('metrics', () => {
         'kme_link_blocks_agreed{link="a-b",peer="kme-b"} 7',
         'kme_link_blocks_rejected{link="a-b",peer="kme-b"} 2',
         'kme_link_newest_block_age_seconds{link="a-b",peer="kme-b"} 1.5',
+        'kme_link_expected_key_rate_bps{link="a-c",peer="kme-c"} 40000.5',
+        'kme_link_authentication_key_bits{link="a-c",peer="kme-c"} 32256',
         'kme_peer_available{peer="kme-b"} 0',
         'kme_peer_failures_in_a_row{peer="kme-b"} 3',
         'kme_alarms_active{severity="critical"} 1',
@@ -70,14 +84,17 @@ describe('metrics', () => {
       ]),
     )
     expect(lines.some((line) => line.startsWith('process_cpu_seconds_total'))).toBe(true)
+    // A device that delivers key has neither.
+    expect(lines.filter((line) => /^kme_link_(expected|authentication).*link="a-b"/.test(line))).toEqual([])
 
     levels[0] = levelOf(kmeId('kme-b'), 4, 6)
-    links[0] = { ...link, state: 'down', qber: undefined }
+    links.splice(0, 2, { ...link, state: 'down', qber: undefined })
     await pools.read()
     const later = await metrics.text()
     expect(later).toContain('kme_pool_keys{peer="kme-b",issuer="mine"} 4')
     expect(later).toContain('kme_link_up{link="a-b",peer="kme-b"} 0')
     expect(later).not.toContain('kme_link_qber{')
+    expect(later).not.toContain('kme_link_authentication_key_bits{')
   })
 
   it('count requests and keys, and keep invented methods out of the labels', async () => {

@@ -1,7 +1,7 @@
 /** `kme doctor` on a KME that is fine, and on the same KME with one mistake planted at a time: each is found and named. */
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals'
 import { once } from 'node:events'
-import { chmod, copyFile, readFile, rm, writeFile } from 'node:fs/promises'
+import { chmod, copyFile, readFile, rm, truncate, writeFile } from 'node:fs/promises'
 import { createServer, type AddressInfo, type Server } from 'node:net'
 import { join } from 'node:path'
 import pg from 'pg'
@@ -14,6 +14,8 @@ import { startEmbeddedPostgres, type EmbeddedPostgres } from '../../src/embedded
 import { systemClock, type Clock } from '../../src/kernel/clock.ts'
 import { systemRandom } from '../../src/kernel/random.ts'
 import { SecretBytes } from '../../src/kernel/secret-bytes.ts'
+import { writePreSharedSecret } from '../../src/link/pre-shared-secret.ts'
+import { freePort } from '../setup/free-port.ts'
 import { createPki, issueFiles, json, startAnsweringKme, type AnsweringKme, type Pki } from './answering-kme.ts'
 import { runProgram } from './run-kme.ts'
 
@@ -378,6 +380,59 @@ describe('peers and devices', () => {
   it('finds a device that is not there', async () => {
     config.links[0]!.port = 1
     expect(await complaints()).toEqual([expect.stringMatching(/^fail links: a-b: no device at 127.0.0.1 port 1: .*ECONNREFUSED/)])
+  })
+})
+
+describe('BB84 links', () => {
+  let secret: string
+  beforeEach(async () => {
+    secret = join(pki.dir, 'a-b.authentication-key')
+    await rm(secret, { force: true })
+    await writePreSharedSecret(secret, 256, systemRandom)
+  })
+  const useBb84 = async (change: object = {}): Promise<void> => {
+    const link = {
+      ...{ id: 'a-b', peer: 'kme-b', driver: 'bb84', role: 'alice', profile: 'metro', authenticationKeyFile: secret },
+      photons: { port: portOf(device) },
+      classical: { port: await freePort() },
+      ...change,
+    }
+    Object.assign(config, { links: [link] })
+  }
+  const check = async () => runProgram(['config', 'check', '--config', await writeConfig()])
+
+  it('that have all they need give no complaint, at either end', async () => {
+    await useBb84()
+    expect(await complaints()).toEqual([])
+    expect((await check()).status).toBe(0)
+    await useBb84({ role: 'bob', classical: { port: portOf(device) } })
+    expect(await complaints()).toEqual([])
+  })
+
+  it.each<[string, () => Promise<unknown>, string]>([
+    ['missing', () => rm(secret), 'cannot be read; make one with "kme link new-secret FILE" and copy it to both ends'],
+    ['open to others', () => chmod(secret, 0o644), 'others than its owner may read the pre-shared secret'],
+    ['cut off', () => truncate(secret, 100), 'must hold 16 bytes and 256 to'],
+  ])('whose authentication key is %s are named by doctor and config check', async (_how, spoil, reason) => {
+    await useBb84()
+    await spoil()
+    expect(await complaints()).toEqual([expect.stringContaining('fail files: links[0].authenticationKeyFile: ')])
+    expect(await complaints()).toEqual([expect.stringContaining(reason)])
+    const { status, stderr } = await check()
+    expect(status).toBe(1)
+    expect(stderr).toContain('links[0].authenticationKeyFile: ')
+    expect(stderr).toContain(reason)
+  })
+
+  it('are told of a quantum channel that is not there, a port that is taken, and an Alice that is not there yet', async () => {
+    await useBb84({ photons: { port: 1 } })
+    expect(await complaints()).toEqual([expect.stringMatching(/^fail links: a-b: no quantum channel at 127.0.0.1 port 1: /)])
+    await useBb84({ classical: { port: portOf(device) } })
+    expect(await complaints()).toEqual([expect.stringMatching(/^fail links: a-b: 127.0.0.1 port \d+: .*EADDRINUSE/)])
+    await useBb84({ role: 'bob', classical: { port: 1 } })
+    expect(await complaints()).toEqual([
+      expect.stringMatching(/^warn links: a-b: Alice's station at 127.0.0.1 port 1 is not there: .*ECONNREFUSED/),
+    ])
   })
 })
 

@@ -57,6 +57,7 @@ const LINK = {
   blocksAgreed: 3,
   blocksRejected: 1,
   newestBlockAgeMs: 90_000,
+  distillation: null,
 }
 const PEER = { kmeId: 'kme-b', url: 'https://kme-b.example:8452', available: true, lastAnswerAgeMs: null, failuresInARow: 2 }
 const SAE = { saeId: 'alice', kmeId: 'kme-a', enabled: false, sharesWith: ['bob', 'carol'] }

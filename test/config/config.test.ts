@@ -1,6 +1,7 @@
 /** What is said about a configuration file that cannot be used. */
 import { describe, expect, it } from '@jest/globals'
 import { stringify } from 'yaml'
+import { profileNamed } from '../../src/bb84/profile.ts'
 import { ConfigError, parseConfig, poolMarksOf, type Config } from '../../src/config/config.ts'
 
 const tls = { certificate: 'kme.pem', privateKey: 'kme.key' }
@@ -227,6 +228,129 @@ describe('a configuration', () => {
       ['quotas.pairs[0].slave: zoe is not among the saes', 'quotas.pairs[2].master: the pair bob and alice appears twice'],
     ],
   ])('has quotas that limit something, of SAEs it knows (%j)', (quotas, faults) => expect(faultsOf({ quotas })).toEqual(faults))
+})
+
+describe('a BB84 link', () => {
+  const alice = {
+    id: 'a-b',
+    peer: 'kme-b',
+    driver: 'bb84',
+    role: 'alice',
+    profile: 'metro',
+    photons: { port: 9001 },
+    classical: { port: 9101 },
+    authenticationKeyFile: 'secrets/a-b',
+  }
+  const bob = { ...alice, role: 'bob', photons: { port: 9002 } }
+  const faults = (...links: object[]): readonly string[] => faultsOf({ links })
+  const faultsOfProfile = (profile: unknown): readonly string[] => faults({ ...alice, profile })
+  const linkOf = (link: object) => {
+    const [parsed] = parse({ links: [link] }).links
+    if (parsed?.driver !== 'bb84') throw new Error('not a BB84 link')
+    return parsed
+  }
+
+  it('needs a role, a profile, two addresses and an authentication key, and has defaults for the rest', () => {
+    expect(linkOf(alice)).toEqual({
+      ...alice,
+      profile: profileNamed('metro'),
+      slotsPerBurst: 262_144,
+      photons: { host: '127.0.0.1', port: 9001 },
+      classical: { host: '127.0.0.1', port: 9101 },
+      authenticationKeyFile: '/etc/secrets/a-b',
+      qberMax: 0.11,
+    })
+    expect(linkOf({ ...alice, authenticationKeyFile: '/run/a-b' }).authenticationKeyFile).toBe('/run/a-b')
+    expect(faults({ id: 'a-b', peer: 'kme-b', driver: 'bb84' })).toEqual(
+      ['role', 'profile', 'photons', 'classical', 'authenticationKeyFile'].map((name) => `links[0].${name}: missing`),
+    )
+  })
+
+  it('takes a profile by name, or by name with some values replaced', () => {
+    const profile = { name: 'gys', distanceKm: 40, receiver: { deadTimeNs: 50 }, blockBits: 200_000 }
+    expect(linkOf({ ...alice, profile }).profile).toEqual(
+      profileNamed('gys', { distanceKm: 40, receiver: { deadTimeNs: 50 }, blockBits: 200_000 }),
+    )
+    expect(linkOf({ ...alice, profile: { name: 'gys' } }).profile).toEqual(profileNamed('gys'))
+  })
+
+  it.each<[unknown, string | RegExp]>([
+    ['moon', /^links\[0\]\.profile: unknown BB84 profile "moon"; there are lab-2014, metro/],
+    [{ distanceKm: 5 }, 'links[0].profile.name: missing'],
+    [{ name: 'metro', distance: 5 }, 'links[0].profile.distance: unknown setting'],
+    [{ name: 'metro', distanceKm: 'far' }, /^links\[0\]\.profile\.distanceKm: /],
+    [{ name: 'metro', distanceKm: 2000 }, /^links\[0\]\.profile: .*distanceKm is not between 0 and 1000/],
+    [{ name: 'metro', receiver: { efficiency: 2 } }, /^links\[0\]\.profile\.receiver\.efficiency: /],
+    [{ name: 'metro', receiver: { gain: 1 } }, 'links[0].profile.receiver.gain: unknown setting'],
+    [{ name: 'metro', intensities: [0.6, 0.5, 0.2] }, /^links\[0\]\.profile: .*the intensities are not mu1 > mu2 \+ mu3/],
+    [{ name: 'metro', blockBits: 10 }, /^links\[0\]\.profile: .*blockBits/],
+    [{ name: 'metro', epsilonSecrecy: 0.5 }, /^links\[0\]\.profile: .*epsilonSecrecy/],
+  ])('says what is wrong with the profile %j, and where', (profile, fault) =>
+    expect(faultsOfProfile(profile)).toEqual([typeof fault === 'string' ? fault : expect.stringMatching(fault)]),
+  )
+
+  it('is refused without decoy states: weak pulses alone keep no secret', () =>
+    expect(faultsOfProfile({ name: 'metro', intensities: [0.6], intensityProbabilities: [1] })).toEqual([
+      expect.stringMatching(/^links\[0\]\.profile: .*without decoy states are not secure/),
+    ]))
+
+  it.each([
+    [{ role: 'eve' }, /^links\[0\]\.role: /],
+    [{ photons: { port: 0 } }, /^links\[0\]\.photons\.port: /],
+    [{ classical: { port: 70_000 } }, /^links\[0\]\.classical\.port: /],
+    [{ photons: { port: 9001, path: '/' } }, /^links\[0\]\.photons\.path: unknown setting$/],
+    [{ authenticationKeyFile: 7 }, /^links\[0\]\.authenticationKeyFile: /],
+    [{ slotsPerBurst: 100 }, /^links\[0\]\.slotsPerBurst: /],
+    [{ host: '127.0.0.1' }, /^links\[0\]\.host: unknown setting$/],
+  ])('says what is wrong with %j', (change, fault) =>
+    expect(faults({ ...alice, ...change })).toEqual([expect.stringMatching(fault)]),
+  )
+
+  it("takes no seed, wherever it is written: randomness is the system's", () => {
+    const whole = { ...good, links: [{ ...alice, profile: { name: 'metro', receiver: { deadTimeNs: 0 } } }] }
+    const places: (readonly (string | number)[])[] = []
+    const look = (value: unknown, at: readonly (string | number)[]): void => {
+      if (Array.isArray(value)) return value.forEach((entry, i) => look(entry, [...at, i]))
+      if (typeof value !== 'object' || value === null) return
+      places.push(at)
+      for (const [name, member] of Object.entries(value)) look(member, [...at, name])
+    }
+    look(whole, [])
+    expect(places.length).toBeGreaterThan(10)
+    for (const place of places) {
+      for (const seed of ['seed', 'seeds', 'randomSeed', 'streams']) {
+        const text = place.map((step) => (typeof step === 'number' ? `[${step}]` : `.${step}`)).join('')
+        const path = `${text}.${seed}`.replace(/^\./, '')
+        const seeded = structuredClone(whole)
+        const target = place.reduce<Record<string | number, never>>((value, step) => value[step]!, seeded as never)
+        Object.assign(target, { [seed]: 1 })
+        expect(faultsOf(seeded)).toEqual([`${path}: unknown setting`])
+      }
+    }
+  })
+
+  it('has a port where Alice waits that nothing else of this KME has', () => {
+    const other = { ...alice, id: 'a-c', photons: { port: 9003 }, authenticationKeyFile: 'secrets/a-c' }
+    expect(faults(alice, other)).toEqual(['links[1].classical.port: 9101 is taken by links[0].classical'])
+    expect(faults(alice, { ...other, classical: { host: '0.0.0.0', port: 9101 } })).toEqual([
+      'links[1].classical.port: 9101 is taken by links[0].classical',
+    ])
+    expect(faults(alice, { ...other, classical: { host: '192.0.2.7', port: 9101 } })).toEqual([])
+    expect(faults({ ...alice, classical: { port: 8461 } })).toEqual(['links[0].classical.port: 8461 is taken by adminApi'])
+    // Bob's station calls: the port is at the other KME.
+    expect(faults({ ...bob, classical: { host: 'kme-b.example', port: 8461 } })).toEqual([])
+  })
+
+  it('shares neither quantum channel nor station nor authentication key with another', () => {
+    expect(faults(alice, { ...alice, id: 'a-c' })).toEqual([
+      'links[1].classical.port: 9101 is taken by links[0].classical',
+      'links[1].photons.port: the quantum channel at 127.0.0.1:9001 appears twice',
+      'links[1].authenticationKeyFile: secrets/a-b appears twice',
+    ])
+    expect(faults(bob, { ...bob, id: 'b-c', photons: { port: 9004 }, authenticationKeyFile: 'other' })).toEqual([
+      "links[1].classical.port: Alice's station at 127.0.0.1:9101 appears twice",
+    ])
+  })
 })
 
 describe('webhooks', () => {

@@ -12,7 +12,7 @@ import { systemClock } from '../../src/kernel/clock.ts'
 import { freePorts } from '../setup/free-port.ts'
 import { eventually } from '../setup/eventually.ts'
 
-const KME = fileURLToPath(new URL('../../src/cli/kme.ts', import.meta.url))
+export const KME = fileURLToPath(new URL('../../src/cli/kme.ts', import.meta.url))
 
 const toAnswer = (status: number, headers: IncomingHttpHeaders, text: string) => ({
   status,

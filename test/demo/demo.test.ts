@@ -21,6 +21,7 @@ import {
   get,
   getAs,
   isRunning,
+  KME,
   makePlace,
   pidsOf,
   spawnDemo,
@@ -67,6 +68,7 @@ describe('the demo network', () => {
       'sae-alice.p12',
       'secrets/kme-a.passphrase',
       'secrets/kme-a.database-url',
+      'secrets/a-b.authentication-key',
       'pki/kme-ca.key',
     ]
     for (const file of secrets) expect([file, statSync(join(place.directory, file)).mode & 0o777]).toEqual([file, 0o600])
@@ -88,7 +90,25 @@ describe('the demo network', () => {
     expect(Buffer.from(issued.keys[0].key, 'base64')).toHaveLength(32)
     expect(fetched).toEqual(issued)
     expect(status).toMatchObject({ source_KME_ID: 'kme-a', target_KME_ID: 'kme-b', master_SAE_ID: 'alice', slave_SAE_ID: 'bob' })
-    expect(links.links[0]).toMatchObject({ linkId: 'a-b', state: 'up' })
+    expect(links.links[0]).toMatchObject({ linkId: 'a-b', driver: 'bb84', state: 'up' })
+  })
+
+  it('prints lines that show the link and let Eve in and out, which work as well', async () => {
+    const lines = demo
+      .printed()
+      .split(/^READY$/m)[1]!
+      .split('\n')
+      .filter((line) => line.includes('npx kme '))
+    const printed: string[] = []
+    for (const line of lines)
+      printed.push((await run('sh', ['-c', line.replace('npx kme', `"${process.execPath}" "${KME}"`)])).stdout)
+    const [shown, intercepting, off] = printed
+    expect(shown).toMatch(/link +a-b to kme-b, driver bb84/)
+    expect(shown).toMatch(/key rate, expected +\d+ bit\/s/)
+    expect(intercepting).toContain('Link a-b: Eve measures 25 % of the pulses')
+    expect(intercepting).toContain('rests while its pool is full')
+    expect(off).toContain('Link a-b: Eve is gone')
+    expect(lines).toHaveLength(3)
   })
 
   it('gives both ends of each link the same key, once', async () => {
@@ -211,7 +231,7 @@ describe('the demo network', () => {
     await requireFreePorts(place.basePort)
 
     // Without waiting for READY: a stop in the middle of a start is a stop as well.
-    const again = await startedUpTo(place, 'emulated QKD devices')
+    const again = await startedUpTo(place, 'quantum channels and KMEs')
     const { status, tookMs } = await again.stop('SIGINT')
     expect(status).toBe(0)
     expect(tookMs).toBeLessThan(10_000)
@@ -265,8 +285,8 @@ describe('the files of the demo network', () => {
     expect([config.saeApi.host, config.peerApi.host, config.adminApi.host]).toEqual(['0.0.0.0', '0.0.0.0', '0.0.0.0'])
     expect(config.peers.map(({ url }) => new URL(url).hostname)).toEqual(['kme-a', 'kme-c'])
     expect(config.links).toMatchObject([
-      { id: 'a-b', host: 'devices-ab', port: 7002 },
-      { id: 'b-c', host: 'devices-bc', port: 7001 },
+      { id: 'a-b', driver: 'tcp', host: 'devices-ab', port: 7002 },
+      { id: 'b-c', driver: 'tcp', host: 'devices-bc', port: 7001 },
     ])
     expect(config.database.urlFile).toBeUndefined()
   })

@@ -3,6 +3,7 @@ import { createPublicKey } from 'node:crypto'
 import { accessSync, constants, readFileSync, statSync } from 'node:fs'
 import { createTokenVerifier } from '../../admin/admin-token.ts'
 import type { Config } from '../../config/config.ts'
+import { readPreSharedSecret } from '../../link/pre-shared-secret.ts'
 import { messageOf, type DoctorParts, type Report } from './check.ts'
 
 interface NamedFile {
@@ -14,8 +15,41 @@ interface NamedFile {
 
 export const checkFiles = async ({ config, clock }: DoctorParts, report: Report): Promise<void> => {
   for (const named of filesOf(config)) checkFile(named, report)
+  await checkAuthenticationKeys(config, report)
   await checkTokenKey(config.adminApi.tokenKey, { config, clock }, report)
 }
+
+/** Pre-shared secrets are not only there but complete, too. */
+const checkAuthenticationKeys = async (config: Config, report: Report): Promise<void> => {
+  for (const { setting, file, fault } of await readAuthenticationKeys(config)) {
+    if (fault === undefined) report('ok', `${setting}: ${file}`)
+    else report('fail', `${setting}: ${fault}`, 'one file serves both ends of the link')
+  }
+}
+
+interface AuthenticationKeyFile {
+  readonly setting: string
+  readonly file: string
+  /** Why it is no use, and what to do. */
+  readonly fault: string | undefined
+}
+
+/** The files without which a KME with BB84 links does not start. */
+export const readAuthenticationKeys = ({ links }: Pick<Config, 'links'>): Promise<AuthenticationKeyFile[]> =>
+  Promise.all(
+    links
+      .flatMap((link, i) => (link.driver === 'bb84' ? [{ at: `links[${i}]`, file: link.authenticationKeyFile }] : []))
+      .map(async ({ at, file }) => {
+        const setting = `${at}.authenticationKeyFile`
+        try {
+          const { secret } = await readPreSharedSecret(file)
+          secret.wipe()
+          return { setting, file, fault: undefined }
+        } catch (error) {
+          return { setting, file, fault: messageOf(error) }
+        }
+      }),
+  )
 
 const filesOf = (config: Config): NamedFile[] => {
   const { saeApi, peerApi, adminApi, alarms } = config

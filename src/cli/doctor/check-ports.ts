@@ -43,7 +43,8 @@ const checkPort = async (listener: ListenerAddress, parts: DoctorParts, report: 
   return false
 }
 
-const tryToListen = async (host: string, port: number): Promise<NodeJS.ErrnoException | undefined> => {
+/** @returns why nobody can listen there now. */
+export const tryToListen = async (host: string, port: number): Promise<NodeJS.ErrnoException | undefined> => {
   const server = createServer()
   try {
     server.listen(port, host)
