@@ -1,6 +1,5 @@
 /** Link driver for a BB84 link whose devices are simulated and whose post-processing is real (docs/bb84.md): this KME runs one of the two
  *  stations, in a worker thread. */
-import { once } from 'node:events'
 import { Worker } from 'node:worker_threads'
 import { SecretBytes } from '../../kernel/secret-bytes.ts'
 import { expectedBlock } from '../../bb84/expected-rate.ts'
@@ -15,13 +14,17 @@ export interface Bb84DriverOptions {
   readonly ledger: AuthenticationLedger
   /** What this KME shows the other station, and whom it believes; read at every connection. */
   readonly tls: () => ConnectionTls
+  /** The program of the worker thread, if not the station's. */
+  readonly stationFile?: URL
 }
+
+const STATION_FILE = new URL('bb84/station-worker.ts', import.meta.url)
 
 /** How efficient reconciliation is taken to be for the expected rate; the bench shows 1.03 to 1.06. */
 const EXPECTED_EFFICIENCY = 1.05
 const STOP_DEADLINE_MS = 2000
 
-export const createBb84Driver = ({ settings, ledger, tls }: Bb84DriverOptions): LinkDriver => {
+export const createBb84Driver = ({ settings, ledger, tls, stationFile = STATION_FILE }: Bb84DriverOptions): LinkDriver => {
   /** Delivered and not acknowledged, by name. */
   const held = new Map<string, { readonly block: DistilledBlock; readonly key: SecretBytes }>()
   let broken: string | undefined
@@ -65,8 +68,8 @@ export const createBb84Driver = ({ settings, ledger, tls }: Bb84DriverOptions): 
     if (broken !== undefined) throw new Error(`${broken}; the link stays down until the KME is started again`)
     if (beingRead) throw new Error('the blocks of this link are already being read')
     beingRead = true
-    const worker = new Worker(new URL('bb84/station-worker.ts', import.meta.url), { workerData: settings })
-    const exited = once(worker, 'exit')
+    const worker = new Worker(stationFile, { workerData: settings })
+    const exited = new Promise<void>((resolve) => worker.once('exit', () => resolve()))
     const waiting = [...held.keys()]
     let wake: (() => void) | undefined
     let failure: Error | undefined

@@ -1,6 +1,7 @@
 /** A station in a worker thread of its own, so that distilling never holds up the SAE API. The main thread keeps what is durable or secret
  *  for long: this thread asks it for authentication key and certificates, and gives it finished blocks. */
 import { connect as openSocket } from 'node:net'
+import { constants, setPriority } from 'node:os'
 import type { Duplex } from 'node:stream'
 import { parentPort, workerData, type MessagePort } from 'node:worker_threads'
 import { createBackOff } from '../../../kernel/back-off.ts'
@@ -160,4 +161,13 @@ const connectPhotons = (address: { readonly host: string; readonly port: number 
     })
   })
 
-if (parentPort !== null) await serve(parentPort, workerData as StationSettings)
+/** A block keeps a core busy for a while, and requests of SAEs must not wait for it. Only Linux knows a priority per thread; elsewhere
+ *  this would slow down the whole KME. */
+const yieldToRequests = (): void => {
+  if (process.platform === 'linux') setPriority(constants.priority.PRIORITY_BELOW_NORMAL)
+}
+
+if (parentPort !== null) {
+  yieldToRequests()
+  await serve(parentPort, workerData as StationSettings)
+}
