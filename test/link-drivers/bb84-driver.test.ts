@@ -6,7 +6,7 @@ import { systemClock } from '../../src/kernel/clock.ts'
 import type { KmeId, LinkId } from '../../src/kernel/identifiers.ts'
 import type { DriverEvent, LinkDriver } from '../../src/link/link.ts'
 import { createBb84Driver } from '../../src/link/drivers/bb84-driver.ts'
-import { createMemoryLedger } from '../bb84-link/memory-ledger.ts'
+import { createMemoryAuthenticationLedger } from '../link/memory-authentication-ledger.ts'
 import { eventually } from '../setup/eventually.ts'
 import { freePort } from '../setup/free-port.ts'
 
@@ -25,7 +25,7 @@ const driverOf = (does: string, station: { stationFile?: URL; port?: number } = 
       photons: { host: '127.0.0.1', port: 1 },
       classical: { host: '127.0.0.1', port },
     },
-    ledger: createMemoryLedger(),
+    ledger: createMemoryAuthenticationLedger(),
     tls: () => ({ certificatePem: '', privateKeyPem: '', caPem: '' }),
   })
 }
@@ -95,7 +95,7 @@ describe('a bb84 driver', () => {
     await eventually('the refusal', () => events.length > 0)
     stop.abort()
     await reading
-    expect(events).toEqual([{ kind: 'disconnected', reason: 'no segment none' }])
+    expect(events).toEqual([{ kind: 'disconnected', reason: 'authentication key was refused: unknown' }])
   })
 
   it('stops at once, and within two seconds when its station does not', async () => {
