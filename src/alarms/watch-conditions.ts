@@ -58,8 +58,6 @@ const DAY_MS = 86_400_000
 /** How long an incident stays raised, by the first word of its name. */
 const incidentsLastMs: Readonly<Record<string, number>> = {
   'link.qber': 300_000,
-  'link.no-key': 300_000,
-  'link.not-authenticated': 300_000,
   'keys.burnt': 600_000,
   'pool.fallback': 300_000,
   'pool.fallback-refused': 300_000,
@@ -149,8 +147,11 @@ export const watchConditions = async (parts: WatchConditionsParts, signal: Abort
       const [kind = ''] = name.split(':')
       const lastsMs = incidentsLastMs[kind]
       const isOver = lastsMs !== undefined && clock.nowMs() - raisedAt.getTime() >= lastsMs
+      const about = name.slice(kind.length + 1)
       const isGone =
-        (OWN_KINDS.has(kind) && !names.has(name)) || (kind.startsWith('pool.') && !pools.has(name.slice(kind.length + 1)))
+        (OWN_KINDS.has(kind) && !names.has(name)) ||
+        (LINK_KINDS.has(kind) && !names.has(`link.down:${about}`)) ||
+        (kind.startsWith('pool.') && !pools.has(about))
       if (isOver || isGone) alarms.clear(name)
     }
   }
@@ -192,6 +193,8 @@ export const watchDatabase = async (parts: WatchDatabaseParts, signal: AbortSign
   }
 }
 
+/** Raised by the links themselves, and cleared by their next good block. */
+const LINK_KINDS: ReadonlySet<string> = new Set(['link.no-key', 'link.not-authenticated'])
 const OWN_KINDS: ReadonlySet<string> = new Set(['link.down', 'peer.unavailable', 'revocation-list.expiring'])
 
 const toLinkCondition = ({ linkId, peerKmeId, state, reason }: LinkSight): Condition => ({

@@ -170,8 +170,8 @@ export const checkProfile = (profile: Bb84Profile): readonly string[] => {
   )
   demand(within(profile.pulseRateHz, 1, 1e11), 'pulseRateHz is not between 1 and 1e11')
   demand(
-    Number.isSafeInteger(profile.blockBits) && within(profile.blockBits, 1_000, 1e8),
-    'blockBits is not a whole number from 1000 to 1e8',
+    Number.isSafeInteger(profile.blockBits) && within(profile.blockBits, 1_000, 1e7),
+    'blockBits is not a whole number from 1000 to 1e7',
   )
   demand(within(profile.epsilonSecrecy, 1e-30, 1e-3), 'epsilonSecrecy is not between 1e-30 and 1e-3')
   demand(within(profile.epsilonCorrectness, 1e-30, 1e-3), 'epsilonCorrectness is not between 1e-30 and 1e-3')

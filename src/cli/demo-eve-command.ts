@@ -38,9 +38,9 @@ export const addDemoEveCommand = (demo: Command, place: () => DemoPlace): void =
 What to watch: ${order.watch}
 
 export KME_ADMIN_URL=https://127.0.0.1:${portsOf(basePort, kmeOf(link)).admin} KME_ADMIN_TOKEN_FILE=${directory}/admin-token KME_CA=${directory}/ca.pem
-kme link show ${link}   error rate and key per block, beside what to expect
-kme pool watch      keys that come and go
-kme alarm list      what the KME makes of it
+npx kme link show ${link}   error rate and key per block, beside what to expect
+npx kme pool watch      keys that come and go
+npx kme alarm list      what the KME makes of it
 
 A link rests while its pool is full ("kme pool list"), and then nobody is there to notice Eve: fetch keys until it distils again.`)
     })

@@ -117,7 +117,7 @@ export const addModel = (link: Command): void => {
     .description(`what a BB84 link should give by its model, without any KME; profiles: ${PROFILE_NAMES.join(', ')}`)
     .option('--distance-km <n>', 'another length of fibre', decimal(0, 1000))
     .option('--pulse-rate-hz <n>', 'another pulse rate', decimal(1, 1e11))
-    .option('--block-bits <n>', 'another number of sifted bits per block', wholeNumber(1000, 100_000_000))
+    .option('--block-bits <n>', 'another number of sifted bits per block', wholeNumber(1000, 10_000_000))
     .option('--efficiency <f>', 'of reconciliation: disclosed bits over n h(QBER)', decimal(1, 2), EXPECTED_EFFICIENCY)
     .option('--optimise', 'with the intensities, probabilities and bias of bases that give the most key there')
     .option('--json', 'for programs')

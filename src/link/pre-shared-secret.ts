@@ -1,5 +1,5 @@
 /** The file that two KMEs start a QKD link with: the first authentication key, carried to both by hand. 16 public bytes that name it, then
- *  secret bytes. Both ends need the same file, readable by its owner only, at every start; its bytes are taken over once. */
+ *  secret bytes. Both ends need the same file, readable by its owner only; it is taken over once and may be removed then. */
 import { open, readFile, stat } from 'node:fs/promises'
 import type { Random } from '../kernel/random.ts'
 import { SecretBytes } from '../kernel/secret-bytes.ts'

@@ -3,6 +3,7 @@
  *  Holds: a stretch is handed out by one conditional UPDATE that moves `used_bytes` past it, and only when it changed a row and its commit
  *  was answered; `used_bytes` never goes back. A name that was ever known stays known: rows of pre-shared secrets are kept for good, those of
  *  distilled key until SEGMENTS_REMEMBERED others have come after them. */
+import { existsSync } from 'node:fs'
 import { NONCE_BYTES, openInto, seal, type Keyring } from '../custody/custody.ts'
 import type { Database, Row } from '../database/database.ts'
 import { parseLinkId, type KmeId, type LinkId } from '../kernel/identifiers.ts'
@@ -24,7 +25,7 @@ export interface AuthenticationLedgerParts {
 
 export interface PrismaAuthenticationLedger extends AuthenticationLedger {
   /** Takes over the pre-shared secret in a file, once: a secret that was ever known here is not taken again, so that neither a restart nor
-   *  a file that comes back makes pads be used twice.
+   *  a file that comes back makes pads be used twice. Afterwards the file is needed no more and may be removed.
    *  @throws Error that names the file and says what to do, also when another link has this secret. */
   importPreShared(file: string): Promise<'added' | 'known'>
 }
@@ -109,6 +110,11 @@ export const createAuthenticationLedger = (parts: AuthenticationLedgerParts): Pr
     })
   }
 
+  const isBegun = async (): Promise<boolean> => {
+    const rows = await database.query(`SELECT 1 FROM link_auth_segment WHERE link_id = $1 LIMIT 1`, [linkId])
+    return rows.length > 0
+  }
+
   const whyRefused = async (segmentId: string, fromByte: number, lengthBytes: number): Promise<AuthenticationKeyRefused> => {
     const [row] = await database.query<{ size_bytes: number }>(
       `SELECT size_bytes FROM link_auth_segment WHERE link_id = $1 AND segment_id = $2 AND NOT retired`,
@@ -156,6 +162,7 @@ export const createAuthenticationLedger = (parts: AuthenticationLedgerParts): Pr
     add: async (segmentId, secret) => store(segmentId, secret, false),
 
     importPreShared: async (file) => {
+      if (!existsSync(file) && (await isBegun())) return 'known'
       const { segmentId, secret } = await readPreSharedSecret(file)
       const outcome = await store(segmentId, secret, true)
       if (outcome === 'added') return 'added'

@@ -135,6 +135,19 @@ describe('a condition', () => {
   })
 })
 
+it('what a link says of itself lasts until its next good block, or until there is no such link', async () => {
+  const seen = { peerKmeId: 'kme-b', reason: 'the authentication key of the link is used up' }
+  raiseNotAuthenticated(alarms, { linkId: 'gone', ...seen })
+  raiseNotAuthenticated(alarms, { linkId: 'a-b', ...seen })
+  watch()
+  await pass(2)
+  clock.advanceMs(3_600_000)
+  await pass(1)
+  expect(names()).toEqual(['link.not-authenticated:a-b'])
+  clearLinkIncidents(alarms, 'a-b')
+  expect(names()).toEqual([])
+})
+
 it('an incident is cleared some time after it happened', async () => {
   raiseKeysBurnt(alarms, 3)
   raiseQber(alarms, { linkId: 'a-b', peerKmeId: 'kme-b', qber: 0.2, qberMax: 0.11 })

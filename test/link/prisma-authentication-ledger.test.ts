@@ -179,6 +179,14 @@ describe('the authentication ledger in PostgreSQL', () => {
       expect((await restarted.figures()).replenishedBits).toBe(8 * (256 + 64))
     })
 
+    it('is needed no more once it was taken over', async () => {
+      await writePreSharedSecret(file, 256, systemRandom)
+      await expect(ledgerOf(linkId).importPreShared(`${file}.missing`)).rejects.toThrow('cannot be read')
+      await ledger.importPreShared(file)
+      await rm(file)
+      expect(await ledgerOf(linkId).importPreShared(file)).toBe('known')
+    })
+
     it('takes it for one link only', async () => {
       await writePreSharedSecret(file, 256, systemRandom)
       await ledger.importPreShared(file)

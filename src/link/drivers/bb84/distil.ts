@@ -122,21 +122,24 @@ export const splitParts = (bytes: Buffer, lengths: readonly number[]): Buffer[] 
 
 export const parityBytes = (count: number): number => (count + 7) >> 3
 
-/** About 64 blocks' worth of pads and a hash key of their own. */
-const REPLENISH_BYTES = TAG_BYTES + 64 * PAD_BYTES_PER_BLOCK
+/** Authentication key a link keeps in store. A block without key uses some and brings none: with the rests between such blocks
+ *  (station-worker.ts) this lasts for hours while somebody listens. */
+const RESERVE_BYTES = 32 * 1024
+/** The most of one block: pads of 170 blocks and a hash key of their own. */
+const REPLENISH_BYTES_MAX = TAG_BYTES + 170 * PAD_BYTES_PER_BLOCK
 const REPLENISH_BYTES_MIN = TAG_BYTES + 4 * PAD_BYTES_PER_BLOCK
 
 /** How much of a block's key is kept to authenticate later blocks: nothing while there is enough, never more than a quarter.
  *  Whole bytes. Alice decides. */
 export const replenishBytesOf = (segments: readonly PadSegment[], lengthBits: number): number => {
   const leftBytes = segments.reduce((sum, { sizeBytes, nextByte }) => sum + Math.max(0, sizeBytes - nextByte), 0)
-  if (leftBytes >= REPLENISH_BYTES) return 0
-  const bytes = Math.min(REPLENISH_BYTES, lengthBits >> 5)
+  if (leftBytes >= RESERVE_BYTES) return 0
+  const bytes = Math.min(REPLENISH_BYTES_MAX, lengthBits >> 5)
   return bytes < REPLENISH_BYTES_MIN ? 0 : bytes
 }
 
 export const isReplenishmentPossible = (bytes: number, lengthBits: number): boolean =>
-  bytes === 0 || (bytes >= REPLENISH_BYTES_MIN && bytes <= REPLENISH_BYTES && bytes <= lengthBits >> 5)
+  bytes === 0 || (bytes >= REPLENISH_BYTES_MIN && bytes <= REPLENISH_BYTES_MAX && bytes <= lengthBits >> 5)
 
 export interface Verified {
   readonly key: SiftedKey

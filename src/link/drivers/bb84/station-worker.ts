@@ -55,6 +55,10 @@ export type ToStation =
 const UNPULLED_BLOCKS_MAX = 2
 const RECONNECT_FIRST_MS = 200
 const RECONNECT_LONGEST_MS = 10_000
+/** After so many blocks without key in a row the link rests before the next: each uses authentication key and brings none. */
+const BARREN_BLOCKS_MAX = 3
+const REST_FIRST_MS = 1000
+const REST_LONGEST_MS = 30_000
 
 const serve = async (port: MessagePort, settings: StationSettings): Promise<void> => {
   const stopping = new AbortController()
@@ -104,6 +108,9 @@ const serve = async (port: MessagePort, settings: StationSettings): Promise<void
     return settings.role === 'alice' ? acceptBob(address, over) : connectToAlice(address, over)
   }
   const backOff = createBackOff({ firstMs: RECONNECT_FIRST_MS, longestMs: RECONNECT_LONGEST_MS, random: systemRandom })
+  const rest = createBackOff({ firstMs: REST_FIRST_MS, longestMs: REST_LONGEST_MS, random: systemRandom })
+  let barrenBlocks = 0
+  let restUntilMs = -Infinity
   const run = settings.role === 'alice' ? runAlice : runBob
 
   while (!signal.aborted) {
@@ -122,13 +129,22 @@ const serve = async (port: MessagePort, settings: StationSettings): Promise<void
               await new Promise<void>((resolve) => (wakeWanted = resolve))
             }
             over.removeEventListener('abort', onOver)
+            const restMs = restUntilMs - clock.monotonicMs()
+            if (restMs > 0) await clock.sleep(restMs, over)
           },
           deliver: (block) => {
             backOff.succeeded()
+            rest.succeeded()
+            barrenBlocks = 0
             unpulled += 1
             tell({ kind: 'block', block }, [block.key.buffer])
           },
-          report: (event) => tell({ kind: 'event', event }),
+          report: (event) => {
+            if (event.kind === 'no-key' && (barrenBlocks += 1) > BARREN_BLOCKS_MAX) {
+              restUntilMs = clock.monotonicMs() + rest.failed()
+            }
+            tell({ kind: 'event', event })
+          },
           clock,
         },
         signal,
