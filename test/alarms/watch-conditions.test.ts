@@ -2,7 +2,9 @@
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals'
 import type { AlarmRecord } from '../../src/alarms/alarms.ts'
 import {
+  clearLinkIncidents,
   raiseKeysBurnt,
+  raiseNotAuthenticated,
   raiseQber,
   watchConditions,
   watchDatabase,
