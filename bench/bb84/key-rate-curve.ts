@@ -1,6 +1,6 @@
 /** Key rate over distance, as CSV and SVG: the analytic finite-key length, what a simulation measured, and published points. */
 import { mkdir, writeFile } from 'node:fs/promises'
-import { join } from 'node:path'
+import { dirname } from 'node:path'
 import { infiniteDecoyRate } from '../../src/bb84/asymptotic-rate.ts'
 import { transmittance } from '../../src/bb84/detection-model.ts'
 import { expectedBlock, optimise } from '../../src/bb84/expected-rate.ts'
@@ -23,9 +23,15 @@ export interface AnalyticPoint extends CurvePoint {
 
 /** A block that was distilled. */
 export interface SimulatedPoint extends CurvePoint {
+  /** n_X the link was tuned for. */
+  readonly blockBits: number
+  readonly pulses: number
   readonly qber: number
   /** Disclosed bits over n h(qber), measured. */
   readonly efficiencyF: number
+  /** The analytic length of the expected counts with this efficiency, and the standard deviation of a block around it. */
+  readonly expectedBitsPerPulse: number
+  readonly deviationBitsPerPulse: number
 }
 
 export interface PublishedPoint extends CurvePoint {
@@ -115,17 +121,43 @@ export const keyRateCurve = (
   const asymptotic = { name: 'gys, Ma 2005, infinite size and decoys', points: asymptoticCurve(distancesKm) }
 
   const rows: (readonly (string | number)[])[] = [
-    ['series', 'distance_km', 'secret_bits_per_pulse', 'qber', 'efficiency_f', 'source'],
+    COLUMNS,
     ...analytic.flatMap(({ name, points }) =>
-      points.map((point) => row(name, point, point.block.qber, ASSUMED_EFFICIENCY_F, 'computed')),
+      points.map((point) =>
+        row({
+          series: name,
+          ...cellsOf(point),
+          qber: point.block.qber,
+          efficiency_f: ASSUMED_EFFICIENCY_F,
+          block_bits: point.profile.blockBits,
+          pulses: point.block.pulses,
+          source: 'computed',
+        }),
+      ),
     ),
-    ...asymptotic.points.map((point) => row(asymptotic.name, point, '', 1.22, 'computed')),
-    ...simulated.map((point) => row(`${profile.name}, simulated`, point, point.qber, point.efficiencyF, 'measured here')),
-    ...PUBLISHED_POINTS.map((point) => row(point.label, point, '', '', point.source)),
+    ...asymptotic.points.map((point) =>
+      row({ series: asymptotic.name, ...cellsOf(point), efficiency_f: 1.22, source: 'computed' }),
+    ),
+    ...simulated.map((point) =>
+      row({
+        series: simulatedName(profile),
+        ...cellsOf(point),
+        qber: point.qber,
+        efficiency_f: point.efficiencyF,
+        block_bits: point.blockBits,
+        pulses: point.pulses,
+        expected_bits_per_pulse: point.expectedBitsPerPulse,
+        standard_deviation: point.deviationBitsPerPulse,
+        source: 'simulated and distilled here',
+      }),
+    ),
+    ...PUBLISHED_POINTS.map((point) => row({ series: point.label, ...cellsOf(point), source: point.source })),
   ]
   const lines = [...analytic.map((series) => ({ ...series, kind: 'line' as const })), { ...asymptotic, kind: 'dashed' as const }]
   const series: ChartSeries[] = lines.map(({ name, kind, points }) => ({ name, kind, points: points.map(place) }))
-  if (simulated.length > 0) series.push({ name: `${profile.name}, simulated`, kind: 'points', points: averaged(simulated) })
+  if (simulated.length > 0) {
+    series.push({ name: simulatedName(profile), kind: 'points', points: averaged(simulated, profile.blockBits) })
+  }
   series.push({
     name: 'published, other devices',
     kind: 'points',
@@ -142,36 +174,57 @@ export const keyRateCurve = (
   }
 }
 
-/** Writes key-rate-curve.csv and key-rate-curve.svg. @returns their paths. */
-export const writeKeyRateCurve = async (folder: string, { csv, svg }: CurveFiles): Promise<readonly string[]> => {
-  await mkdir(folder, { recursive: true })
-  const files = [join(folder, 'key-rate-curve.csv'), join(folder, 'key-rate-curve.svg')] as const
+/** Writes PATH.csv and PATH.svg. @returns their paths. */
+export const writeKeyRateCurve = async (path: string, { csv, svg }: CurveFiles): Promise<readonly [string, string]> => {
+  await mkdir(dirname(path), { recursive: true })
+  const files = [`${path}.csv`, `${path}.svg`] as const
   await writeFile(files[0], csv)
   await writeFile(files[1], svg)
   return files
 }
 
+const simulatedName = ({ name, blockBits }: Bb84Profile): string =>
+  `${name}, simulated, blocks of ${power(blockBits)} bits unless said`
+
 const place = ({ distanceKm, secretBitsPerPulse }: CurvePoint) => ({ x: distanceKm, y: secretBitsPerPulse })
 
 /** One point per distance: the mean, and a bar from the least to the most. */
-const averaged = (simulated: readonly SimulatedPoint[]): ChartSeries['points'] =>
+const averaged = (simulated: readonly SimulatedPoint[], usualBlockBits: number): ChartSeries['points'] =>
   [...Map.groupBy(simulated, ({ distanceKm }) => distanceKm)].map(([x, points]) => {
     const rates = points.map(({ secretBitsPerPulse }) => secretBitsPerPulse)
+    const { blockBits } = points[0]!
     return {
       x,
       y: rates.reduce((sum, rate) => sum + rate, 0) / rates.length,
       range: [Math.min(...rates), Math.max(...rates)],
+      ...(blockBits !== usualBlockBits && { label: power(blockBits) }),
     }
   })
 
-const row = (series: string, point: CurvePoint, qber: number | '', efficiencyF: number | '', source: string) => [
-  series,
-  point.distanceKm,
-  Number(point.secretBitsPerPulse.toPrecision(6)),
-  qber === '' ? '' : Number(qber.toPrecision(4)),
-  efficiencyF,
-  source,
-]
+const COLUMNS = [
+  'series',
+  'distance_km',
+  'secret_bits_per_pulse',
+  'qber',
+  'efficiency_f',
+  'block_bits',
+  'pulses',
+  'expected_bits_per_pulse',
+  'standard_deviation',
+  'source',
+] as const
+
+const cellsOf = ({ distanceKm, secretBitsPerPulse }: CurvePoint) => ({
+  distance_km: distanceKm,
+  secret_bits_per_pulse: secretBitsPerPulse,
+})
+
+/** Empty where the series has no such figure. */
+const row = (cells: Readonly<Partial<Record<(typeof COLUMNS)[number], string | number>>>): readonly (string | number)[] =>
+  COLUMNS.map((column) => {
+    const cell = cells[column] ?? ''
+    return typeof cell === 'number' ? Number(cell.toPrecision(6)) : cell
+  })
 
 const quoted = (cell: string | number): string =>
   /[",]/.test(String(cell)) ? `"${String(cell).replaceAll('"', '""')}"` : String(cell)

@@ -2,10 +2,12 @@
 import { createCipheriv, createHash } from 'node:crypto'
 import type { Random } from '../../src/kernel/random.ts'
 
+const ZEROS = Buffer.alloc(65_536)
+
 export const seededRandom = (seed: string): Random => {
   const cipher = createCipheriv('aes-256-ctr', createHash('sha256').update(seed).digest(), Buffer.alloc(16))
   const fill = <T extends Uint8Array>(target: T): T => {
-    target.set(cipher.update(Buffer.alloc(target.byteLength)))
+    for (let at = 0; at < target.length; at += ZEROS.length) target.set(cipher.update(ZEROS.subarray(0, target.length - at)), at)
     return target
   }
   return {

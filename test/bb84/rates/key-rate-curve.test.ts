@@ -25,19 +25,28 @@ describe('the key-rate curve', () => {
     const simulated = [1, 2, 3].map((seed) => ({
       distanceKm: 25,
       secretBitsPerPulse: 1.3e-3 + seed * 1e-6,
+      blockBits: 200_000,
+      pulses: 5e7,
       qber: 0.025,
       efficiencyF: 1.04,
+      expectedBitsPerPulse: 1.3e-3,
+      deviationBitsPerPulse: 1e-5,
     }))
     const folder = await mkdtemp(join(tmpdir(), 'key-rate-curve-'))
     try {
-      const [csvFile, svgFile] = await writeKeyRateCurve(folder, keyRateCurve(lab, simulated, [0, 25, 50]))
-      const csv = (await readFile(csvFile!, 'utf8')).trimEnd().split('\n')
-      const svg = await readFile(svgFile!, 'utf8')
-      expect(csv[0]).toBe('series,distance_km,secret_bits_per_pulse,qber,efficiency_f,source')
+      const [csvFile, svgFile] = await writeKeyRateCurve(join(folder, 'curve'), keyRateCurve(lab, simulated, [0, 25, 50]))
+      const csv = (await readFile(csvFile, 'utf8')).trimEnd().split('\n')
+      const svg = await readFile(svgFile, 'utf8')
+      expect(csv[0]).toBe(
+        'series,distance_km,secret_bits_per_pulse,qber,efficiency_f,block_bits,pulses,expected_bits_per_pulse,standard_deviation,source',
+      )
+      expect(csv.find((line) => line.startsWith('"lab-2014, simulated'))).toContain(
+        ',0.001301,0.025,1.04,200000,50000000,0.0013,0.00001,',
+      )
       expect(csv.filter((line) => line.startsWith('"lab-2014, Lim 2014, blocks of 1e6 bits"'))).toHaveLength(3)
-      expect(csv.filter((line) => line.startsWith('"lab-2014, simulated"'))).toHaveLength(3)
+      expect(csv.filter((line) => line.startsWith('"lab-2014, simulated'))).toHaveLength(3)
       expect(csv.some((line) => line.startsWith('Zhang 2017,100,0.00000304'))).toBe(true)
-      for (const name of ['blocks of 1e5 bits', 'blocks of 1e7 bits', 'simulated', 'Ma 2005']) expect(svg).toContain(name)
+      for (const name of ['blocks of 1e5 bits', 'blocks of 1e7 bits', 'simulated', '2e5', 'Ma 2005']) expect(svg).toContain(name)
       expect(svg.match(/<polyline/g)).toHaveLength(4)
       // Five published points and one for the three blocks at 25 km, and two samples in the legend.
       expect(svg.match(/<circle/g)).toHaveLength(8)
