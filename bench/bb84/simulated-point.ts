@@ -1,6 +1,7 @@
 /** One block of a link, distilled by the stations and the channel of the product in this process, beside what the analysis expects of it. */
 import { binaryEntropy } from '../../src/bb84/binary-entropy.ts'
-import { expectedBlock, type ExpectedBlock } from '../../src/bb84/expected-rate.ts'
+import { expectedBlock, type ExpectationOptions, type ExpectedBlock } from '../../src/bb84/expected-rate.ts'
+import { expectedDetection } from '../../src/bb84/detection-model.ts'
 import { keyLength, type BlockCounts } from '../../src/bb84/key-length.ts'
 import type { Bb84Profile } from '../../src/bb84/profile.ts'
 import { seededStreams } from '../../test/bb84/seeded-random.ts'
@@ -22,10 +23,12 @@ export const unpaced = (profile: Bb84Profile): Bb84Profile => ({
 export const pulsesOfBlock = (profile: Bb84Profile, slotsPerBurst: number): number =>
   Math.ceil(expectedBlock(profile, ASSUMED_EFFICIENCY_F).pulses / slotsPerBurst) * slotsPerBurst
 
-/** What is expected of so many pulses: `expectedBlock` is for so many sifted bits. */
-export const expectedOfPulses = (profile: Bb84Profile, pulses: number, efficiencyF: number): ExpectedBlock => {
-  const sifted = (pulses * profile.blockBits) / expectedBlock(profile, efficiencyF).pulses
-  return expectedBlock({ ...profile, blockBits: sifted }, efficiencyF)
+/** What is expected of so many pulses: `expectedBlock` is for so many sifted bits.
+ *  @param intercepted fraction of the pulses that Eve intercepts and resends. */
+export const expectedOfPulses = (profile: Bb84Profile, pulses: number, efficiencyF: number, intercepted = 0): ExpectedBlock => {
+  const options: ExpectationOptions = { receiverModel: (link) => expectedDetection(link, intercepted).matched }
+  const sifted = (pulses * profile.blockBits) / expectedBlock(profile, efficiencyF, options).pulses
+  return expectedBlock({ ...profile, blockBits: sifted }, efficiencyF, options)
 }
 
 /** Standard deviation of the key length of a block, to first order: what chance does to each count, times what the length makes of it.
@@ -62,16 +65,23 @@ export const lengthDeviation = (profile: Bb84Profile, { counts }: ExpectedBlock,
   return Math.sqrt((variance * (1 + afterpulseProbability)) / (1 - afterpulseProbability))
 }
 
+export interface PointOptions {
+  /** Fraction of the pulses that Eve intercepts and resends; 0 unless given. */
+  readonly intercepted?: number
+  readonly slotsPerBurst?: number
+}
+
 /** Distils one block. @param seed the same one gives the same block. @throws Error when it gives no key. */
 export const simulatePoint = async (
   profile: Bb84Profile,
   seed: string,
-  slotsPerBurst = SLOTS_PER_BURST,
+  { intercepted = 0, slotsPerBurst = SLOTS_PER_BURST }: PointOptions = {},
 ): Promise<SimulatedPoint> => {
   const { delivered, events, failures } = await runSimulatedLink({
     profile: unpaced(profile),
     blocks: 1,
     slotsPerBurst,
+    eve: { attack: 'intercept', fraction: intercepted },
     streams: (owner) => seededStreams(`${seed} ${owner}`),
   })
   const [block] = delivered.alice
@@ -83,7 +93,7 @@ export const simulatePoint = async (
   const siftedBits = statement.nX.reduce((sum, count) => sum + count, 0)
   const efficiencyF = statement.leakBits / (siftedBits * binaryEntropy(qber))
   const pulses = pulsesOfBlock(profile, slotsPerBurst)
-  const expected = expectedOfPulses(profile, pulses, efficiencyF)
+  const expected = expectedOfPulses(profile, pulses, efficiencyF, intercepted)
   return {
     distanceKm: profile.distanceKm,
     secretBitsPerPulse: statement.lengthBits / pulses,

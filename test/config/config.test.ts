@@ -71,6 +71,32 @@ describe('a configuration', () => {
     expect(faultsOf(changes)).toEqual([fault]),
   )
 
+  it('has no link whose weak pulses come without decoy states: the KME does not start', () => {
+    const bb84 = (profile: object) => ({
+      links: [
+        {
+          id: 'a-b',
+          peer: 'kme-b',
+          driver: 'bb84',
+          role: 'alice',
+          profile,
+          photons: { port: 9100 },
+          classical: { port: 9200 },
+          authenticationKeyFile: 'a-b.key',
+        },
+      ],
+    })
+    expect(faultsOf(bb84({ name: 'metro' }))).toEqual([])
+    for (const without of [
+      { intensities: [0.5], intensityProbabilities: [1] },
+      { intensities: [0.5, 0.1, 0.001], intensityProbabilities: [1, 0, 0] },
+    ]) {
+      const faults = faultsOf(bb84({ name: 'metro', ...without }))
+      expect(faults).toHaveLength(1)
+      expect(faults[0]).toMatch(/^links\[0\]\.profile: .*(without decoy states are not secure|an intensity is never sent)/)
+    }
+  })
+
   it.each([
     'https://kme-b:8451/kme/v1',
     'https://kme-b:8451/?x=1',
