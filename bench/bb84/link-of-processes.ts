@@ -31,9 +31,6 @@ export interface LinkFigures {
 
 export interface ProcessLink {
   figures(): Promise<LinkFigures>
-  /** Takes a CPU profile of every process until `saveProfiles`. */
-  profile(): Promise<void>
-  saveProfiles(folder: string): Promise<void>
 }
 
 export interface ProcessLinkOptions {
@@ -91,7 +88,6 @@ export const startProcessLink = async (options: ProcessLinkOptions): Promise<Pro
   }
   const alice = await startStation('alice')
   const bob = await startStation('bob')
-  const children: Readonly<Record<LinkRole, Child>> = { alice, channel, bob }
 
   const ask = async <T>(child: Child, line: string): Promise<T> => JSON.parse(await child.ask(line)) as T
   const figures = async (): Promise<LinkFigures> => {
@@ -118,17 +114,7 @@ export const startProcessLink = async (options: ProcessLinkOptions): Promise<Pro
     if (now.atMs > deadlineMs) throw new Error('the link delivered no block in time')
     await sleep(POLL_MS)
   }
-  return {
-    figures,
-    profile: async () => {
-      await Promise.all(LINK_ROLES.map((role) => children[role].hook({ hook: 'profile' })))
-    },
-    saveProfiles: async (folder) => {
-      await Promise.all(
-        LINK_ROLES.map((role) => children[role].hook({ hook: 'save-profile', file: join(folder, `${role}.cpuprofile`) })),
-      )
-    },
-  }
+  return { figures }
 }
 
 /** Resident memory of a process; NaN where /proc does not exist. */

@@ -82,7 +82,7 @@ export const distilAtAlice = async (
 }
 
 /** Answers Bob's asks until every frame carries the tag it has here. @throws NoKey when some never do. */
-const answerCascade = async (
+export const answerCascade = async (
   conversation: BlockConversation,
   key: SiftedKey,
   qber: number,

@@ -94,13 +94,13 @@ export const distilAtBob = async (
   return toDistilled(verified, { deviceBlock: block.deviceBlock, key: made.key, replenishBytes }, profile, conversation)
 }
 
-interface Corrected {
+export interface Corrected {
   readonly key: SiftedKey
   readonly disclosedBits: number
 }
 
 /** @throws NoKey when a frame stays different. */
-const correct = async (conversation: BlockConversation, key: SiftedKey, qber: number): Promise<Corrected> => {
+export const correct = async (conversation: BlockConversation, key: SiftedKey, qber: number): Promise<Corrected> => {
   const frames = toFrames(key, qber)
   const message = await conversation.receive('frames')
   const counts = frames.map(({ plan }) => firstAsks(plan).length)
