@@ -9,8 +9,8 @@ describe('a link of 5 km tuned for blocks of 10^5 bits', () => {
   const profile = tuned('metro', 5, 100_000)
 
   it('gives key from every block when nobody listens', async () => {
-    const honest = await runManyBlocks(profile, 40, { attack: 'off' }, 'short honest')
-    expect(honest).toMatchObject({ blocks: 40, aborted: 0, failures: [] })
+    const honest = await runManyBlocks(profile, 25, { attack: 'off' }, 'short honest')
+    expect(honest).toMatchObject({ blocks: 25, aborted: 0, failures: [] })
     expect(Math.abs(qberDeviations(profile, honest, 0))).toBeLessThan(SIGMAS)
   })
 
