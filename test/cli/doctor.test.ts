@@ -243,12 +243,15 @@ describe('certificates and revocation lists', () => {
 
 describe('clock', () => {
   it.each([
-    [10_000, 'warn', '10.0 s ahead of'],
-    [-10_000, 'warn', '10.0 s behind'],
-    [120_000, 'fail', '120.0 s ahead of'],
-  ])('%d ms apart from the database and a peer', async (aheadMs, level, text) => {
+    [10_000, 'warn', 'ahead of'],
+    [-10_000, 'warn', 'behind'],
+    [120_000, 'fail', 'ahead of'],
+  ])('%d ms apart from the database and a peer', async (aheadMs, level, where) => {
     const found = await complaints(clockAhead(aheadMs))
-    expect(found).toContain(`${level} database: this machine's clock is ${text} that of the database`)
+    const seen = found.find((text) => text.startsWith(`${level} database: this machine's clock is `))
+    expect(seen).toContain(` s ${where} that of the database`)
+    // Asking takes a moment on a busy machine.
+    expect(Math.abs(Number(/is ([0-9.]+) s/.exec(seen ?? '')?.[1]) - Math.abs(aheadMs) / 1000)).toBeLessThan(1.5)
     expect(found).toContainEqual(
       expect.stringMatching(new RegExp(`^${level} peers: this machine's clock is [0-9.]+ s .* that of kme-b$`)),
     )
