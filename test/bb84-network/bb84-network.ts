@@ -186,11 +186,11 @@ export const exchange = async (
 export const digestOf = ({ key_ID, key }: { readonly key_ID: string; readonly key: string }): string =>
   `${key_ID} ${createHash('sha256').update(key).digest('hex')}`
 
-/** Waits until either side may draw keys of the other's pool. */
-export const keysBothWays = async (alice: SaeClient, bob: SaeClient): Promise<void> => {
+/** Waits until either side may draw that many keys. */
+export const keysBothWays = async (alice: SaeClient, bob: SaeClient, count = 50): Promise<void> => {
   await eventually(
-    'keys in both directions',
-    async () => (await storedKeys(alice, 'bob')) > 0 && (await storedKeys(bob, 'alice')) > 0,
+    `${count} keys in both directions`,
+    async () => (await storedKeys(alice, 'bob')) >= count && (await storedKeys(bob, 'alice')) >= count,
   )
 }
 
