@@ -106,7 +106,7 @@ export const runAlice = async (parts: StationParts, signal: AbortSignal): Promis
       segments.find(({ nextByte, sizeBytes }) => nextByte + PAD_BYTES_PER_BLOCK <= sizeBytes)
     let segment = unused()
     if (segment === undefined) {
-      // The block under way may bring more.
+      // The blocks under way may bring more.
       await before
       segment = unused()
     }
@@ -151,10 +151,8 @@ export const runAlice = async (parts: StationParts, signal: AbortSignal): Promis
         })
         return {
           conversation,
-          distil: async () => {
-            await authenticateBlock(conversation, parts.ledger, start)
-            return distilAtAlice(conversation, { deviceBlock: start.deviceBlock, tally, segments, health }, parts)
-          },
+          authenticate: () => authenticateBlock(conversation, parts.ledger, start),
+          distil: () => distilAtAlice(conversation, { deviceBlock: start.deviceBlock, tally, segments, health }, parts),
         }
       },
     },

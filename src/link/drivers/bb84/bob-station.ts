@@ -92,13 +92,12 @@ export const runBob = async (parts: StationParts, signal: AbortSignal): Promise<
         const block = { deviceBlock: start.deviceBlock, tally, segments, health }
         return {
           conversation,
-          distil: async () => {
-            await authenticateBlock(conversation, parts.ledger, start)
-            return distilAtBob(conversation, block, parts).catch((error: unknown) => {
+          authenticate: () => authenticateBlock(conversation, parts.ledger, start),
+          distil: () =>
+            distilAtBob(conversation, block, parts).catch((error: unknown) => {
               if (error instanceof SiftingError) throw new SessionEnded(`refused: ${error.message}`)
               throw error
-            })
-          },
+            }),
         }
       },
     },

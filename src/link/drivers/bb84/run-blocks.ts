@@ -1,11 +1,18 @@
-/** The order of work of a station: one block gathers clicks while the one before it is distilled. Blocks come out in order. */
+/** The order of work of a station: one block gathers clicks while those before it are distilled. Distilling waits for the other end some
+ *  hundred times, so several blocks at it share the waiting.
+ *  Holds: blocks take authentication key in their order and come out in their order. */
 import type { BlockConversation } from './block-conversation.ts'
 import { SessionEnded } from './classical-session.ts'
 import { NoKey } from './distil.ts'
 import type { DistilledBlock, StationParts, StationSession } from './station.ts'
 
+/** On a short way more gain nothing; on a long one larger blocks gain as much. */
+const DISTILLED_AT_ONCE_MAX = 3
+
 export interface GatheredBlock {
   readonly conversation: BlockConversation
+  /** Takes the key of the block's tags. */
+  readonly authenticate: () => Promise<void>
   /** @throws NoKey when the block is over without a key and the link goes on. */
   readonly distil: () => Promise<DistilledBlock>
 }
@@ -13,7 +20,7 @@ export interface GatheredBlock {
 export interface RunBlocksParts extends Pick<StationParts, 'report' | 'deliver'> {
   readonly session: StationSession
   readonly photons: { readonly ended: Promise<string>; close(): void }
-  /** Gathers the next block. @param before resolves when the one before it is over. */
+  /** Gathers the next block. @param before resolves when those before it are over. */
   readonly next: (block: number, over: AbortSignal, before: Promise<void>) => Promise<GatheredBlock>
 }
 
@@ -30,13 +37,23 @@ export const runBlocks = async (parts: RunBlocksParts, signal: AbortSignal): Pro
   void classical.ended.then((reason) => fail(new SessionEnded(reason)))
   void parts.photons.ended.then((reason) => fail(new SessionEnded(`quantum channel: ${reason}`)))
 
-  const distil = async ({ conversation, distil: distilBlock }: GatheredBlock): Promise<void> => {
+  const distil = async (
+    { conversation, distil: distilBlock }: GatheredBlock,
+    authenticated: Promise<void>,
+    before: Promise<void>,
+  ): Promise<void> => {
+    let block: DistilledBlock | undefined
     try {
-      parts.deliver(await distilBlock())
+      await authenticated
+      block = await distilBlock()
+      await before
+      parts.deliver(block)
     } catch (error) {
+      block?.key.fill(0)
       if (!(error instanceof NoKey)) throw error
       // The other end comes to the same end by itself; if it does not, it must not wait.
       await conversation.send('abort', Buffer.from(error.message.slice(0, 200), 'latin1'))
+      await before
       parts.report({ kind: 'no-key', reason: error.message, qber: error.qber })
     } finally {
       conversation.close()
@@ -44,18 +61,23 @@ export const runBlocks = async (parts: RunBlocksParts, signal: AbortSignal): Pro
   }
 
   const work = async (): Promise<void> => {
-    let distilling = Promise.resolve()
+    let authenticated = Promise.resolve()
+    /** Oldest first; each is over after those before it. */
+    const distilling: Promise<void>[] = []
     try {
       for (let block = 1; !over.signal.aborted; block += 1) {
-        const gathered = await parts.next(block, over.signal, distilling)
-        await distilling
-        distilling = distil(gathered)
-        distilling.catch(fail)
+        const before = distilling.at(-1) ?? Promise.resolve()
+        const gathered = await parts.next(block, over.signal, before)
+        if (distilling.length === DISTILLED_AT_ONCE_MAX) await distilling.shift()
+        authenticated = authenticated.then(gathered.authenticate)
+        const ending = distil(gathered, authenticated, before)
+        ending.catch(fail)
+        distilling.push(ending)
       }
     } catch (error) {
       fail(error)
     }
-    await distilling.catch(fail)
+    await Promise.allSettled(distilling)
   }
 
   const stopped = Promise.withResolvers<void>()
