@@ -133,6 +133,16 @@ describe.each(ROLES)('%s killed after any message', (role) => {
   })
 })
 
+describe('a station', () => {
+  it.each(ROLES)('that is told to stop before it has begun stops, and the other end notices (%s)', async (role) => {
+    const ledgers = await watchedLedgers()
+    const { outcome } = await runTampered(ledgers, undefined, { kill: { [role]: AbortSignal.abort() } })
+    expect(outcome.delivered).toEqual({ alice: [], bob: [] })
+    expect(outcome.failures[peerOf(role)]?.name).toBe('SessionEnded')
+    await expectOneMoreBlock(ledgers)
+  })
+})
+
 describe('a ledger', () => {
   type Fault = (ledger: AuthenticationLedger) => Partial<AuthenticationLedger>
   const refuse = (): Promise<never> => Promise.reject(new Error('the database is away'))
