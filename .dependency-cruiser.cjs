@@ -16,6 +16,7 @@ const mayUse = {
   peer: ['kernel', 'generated', 'http', 'key-store'],
   'key-store': ['kernel', 'database', 'audit', 'custody'],
   processes: ['kernel', 'database'],
+  topology: ['kernel', 'database', 'http', 'audit', 'alarms', 'peer', 'processes'],
   'key-pool': ['kernel', 'database', 'audit', 'alarms', 'key-store', 'redis'],
   link: ['kernel', 'bb84', 'database', 'custody', 'key-store', 'key-pool', 'peer', 'processes', 'http', 'audit', 'alarms'],
   delivery: ['kernel', 'generated', 'database', 'redis', 'http', 'audit', 'peer', 'key-store', 'key-pool'],
@@ -32,6 +33,7 @@ const mayUse = {
     'link',
     'delivery',
     'alarms',
+    'topology',
   ],
   client: ['kernel'], // what SAEs import; it must not drag a KME along
   bb84: ['kernel', 'generated'], // the protocol as mathematics: pure functions, nothing that waits or connects

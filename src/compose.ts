@@ -77,6 +77,14 @@ import { openInstalledFiles, type InstalledFiles } from './pki/installed-files.t
 import { PEER_BODY_BYTES_MAX } from './peer/wire.ts'
 import { openProcesses } from './processes/prisma-processes.ts'
 import { openRedis } from './redis/redis.ts'
+import { createFlooding } from './topology/flood-topology.ts'
+import { createLinkStateDatabase } from './topology/link-state-database.ts'
+import { createOwnIdentity } from './topology/own-statement.ts'
+import { mountTopologyPeerApi } from './topology/peer-routes.ts'
+import { createTopologyStore } from './topology/prisma-topology-store.ts'
+import { createSignerVerifier } from './topology/signer.ts'
+import { STATED_KEY_BITS } from './topology/topology.ts'
+import { createTopologyView } from './topology/view-topology.ts'
 
 export interface ComposeOptions {
   readonly config: Config
@@ -275,6 +283,44 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       ],
     })
 
+    // The network of all KMEs
+    const trust = { caPem: () => peerFiles.current().caPem ?? '', isRevoked: peerFiles.isRevoked }
+    const topologyStore = createTopologyStore(database)
+    const linkStates = createLinkStateDatabase({
+      store: topologyStore,
+      verifier: createSignerVerifier({ trust, clock }),
+      audit,
+      alarms,
+      clock,
+    })
+    await linkStates.load()
+    const topology = createTopologyView({ kmeId, database: linkStates, clock })
+    const keysWith = (peerKmeId: KmeId): number => {
+      const { mine, theirs } = poolWatch.report(peerKmeId)?.level ?? { mine: 0, theirs: 0 }
+      return Math.floor(((mine + theirs) * unitSizeBits) / STATED_KEY_BITS)
+    }
+    const flooding = createFlooding({
+      kmeId,
+      database: linkStates,
+      store: topologyStore,
+      partners: peers.partners(),
+      links: () =>
+        links.statuses().map(({ linkId, peerKmeId, state, keyRateBps }) => {
+          const up = state === 'up' && peers.named(peerKmeId)?.available() === true
+          return { linkId, peerKmeId, up, availableKeys: keysWith(peerKmeId), keyRateBps }
+        }),
+      identity: createOwnIdentity(peerFiles.current),
+      processes,
+      counts: {
+        message: (direction, kind) => metrics.countTopologyMessage(direction, kind),
+        statement: (outcome) => metrics.countTopologyStatement(outcome),
+      },
+      clock,
+      random,
+      log: log.slice('topology'),
+      signal: running.signal,
+    })
+
     // Delivery
     const limits: DeliveryLimits = {
       keySizeBits: config.keys.sizeBits,
@@ -287,7 +333,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       retryWindowS: config.keys.retryWindowS,
       lendFloorKeys: config.keys.lendFloor,
     }
-    const metrics = createMetrics({ version, pools: poolWatch, links, peers, alarms })
+    const metrics = createMetrics({ version, pools: poolWatch, links, peers, alarms, topology })
     const deliveryParts = {
       kmeId,
       directory: saes,
@@ -387,6 +433,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
         mountHello(app, { kmeId, unitSizeBits })
         mountDeliveryPeerApi(app, { acceptAssignment, store, pool, log: log.slice('delivery') })
         mountLinkPeerApi(app, { links, fallback, lending, audit })
+        mountTopologyPeerApi(app, { flooding })
       },
     })
     const readiness = createReadiness({
@@ -428,6 +475,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
           streams,
           certificates,
           alarms,
+          topology,
         }),
     })
 
@@ -447,6 +495,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     loop(peers.watch(signal))
     loop(links.run(signal))
     loop(fallback.run(signal))
+    loop(flooding.run(signal))
     loop(settlement.run(signal))
     loop(poolWatch.run(signal))
     loop(ceilings.run(signal))
@@ -454,7 +503,12 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     loop(alarms.run(signal))
     loop(notices.run(signal))
     loop(watchDatabase({ alarms, databaseAnswers: database.answers, clock }, signal))
-    loop(database.listen('kme_changes', (table) => (table === 'duty' ? processes.wake() : saes.notice()), signal))
+    const notice = (table: string | undefined): void => {
+      if (table === 'duty') processes.wake()
+      else if (table === 'topology') flooding.notice()
+      else saes.notice()
+    }
+    loop(database.listen('kme_changes', notice, signal))
     const keepParts = { pool, store, clock, log: log.slice('key-pool') }
     loop(rebuildWhenInDoubt(keepParts, signal))
     loop(forgetDestroyedKeys({ store, clock, log: log.slice('key-store') }, signal))

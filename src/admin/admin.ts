@@ -9,6 +9,7 @@ export const adminScopes = [
   'pool:replenish',
   'link:read',
   'peer:read',
+  'topology:read',
   'sae:read',
   'sae:write',
   'certificate:read',

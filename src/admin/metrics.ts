@@ -5,6 +5,7 @@ import { alarmSeverities, type AlarmDirectory } from '../alarms/alarms.ts'
 import type { PoolReport, PoolState, PoolWatch } from '../key-pool/key-pool.ts'
 import type { LinkDirectory } from '../link/link.ts'
 import type { PeerDirectory } from '../peer/peer.ts'
+import type { TopologyCounts, TopologyDirectory } from '../topology/topology.ts'
 import type { OwnMetrics } from './admin.ts'
 
 export interface MetricsParts {
@@ -13,6 +14,7 @@ export interface MetricsParts {
   readonly links: LinkDirectory
   readonly peers: PeerDirectory
   readonly alarms: Pick<AlarmDirectory, 'active'>
+  readonly topology: TopologyDirectory
 }
 
 export interface AnsweredRequest {
@@ -33,6 +35,8 @@ export interface Metrics extends OwnMetrics {
   /** @param kind which quota was used up. */
   countQuotaRefused(kind: string): void
   addAlarmNoticesGivenUp(count: number): void
+  readonly countTopologyMessage: TopologyCounts['message']
+  readonly countTopologyStatement: TopologyCounts['statement']
 }
 
 export const createMetrics = (parts: MetricsParts): Metrics => {
@@ -43,6 +47,7 @@ export const createMetrics = (parts: MetricsParts): Metrics => {
   registerLinks(registry, parts.links)
   registerPeers(registry, parts.peers)
   registerAlarms(registry, parts.alarms)
+  registerTopology(registry, parts.topology)
 
   const registers = [registry]
   const requests = new Counter({
@@ -72,6 +77,18 @@ export const createMetrics = (parts: MetricsParts): Metrics => {
     help: 'Notices of alarms that a webhook did not accept for a day',
     registers,
   })
+  const topologyMessages = new Counter({
+    name: 'kme_topology_messages_total',
+    help: 'Requests between this KME and its peers about the network',
+    labelNames: ['direction', 'kind'] as const,
+    registers,
+  })
+  const topologyStatements = new Counter({
+    name: 'kme_topology_statements_total',
+    help: 'Statements about the network that peers sent, by what became of them',
+    labelNames: ['outcome'] as const,
+    registers,
+  })
 
   return {
     contentType: registry.contentType,
@@ -88,6 +105,8 @@ export const createMetrics = (parts: MetricsParts): Metrics => {
     addFallbackKeys: (event, count) => fallback.inc({ event }, count),
     countQuotaRefused: (kind) => quotaRefused.inc({ kind }),
     addAlarmNoticesGivenUp: (count) => givenUp.inc(count),
+    countTopologyMessage: (direction, kind) => topologyMessages.inc({ direction, kind }),
+    countTopologyStatement: (outcome) => topologyStatements.inc({ outcome }),
   }
 }
 
@@ -226,6 +245,25 @@ const registerAlarms = (registry: Registry, alarms: Pick<AlarmDirectory, 'active
     return alarmSeverities.map((severity): [{ severity: string }, number] => [
       { severity },
       active.filter((alarm) => alarm.severity === severity).length,
+    ])
+  })
+}
+
+const LINK_STATES = ['up', 'down', 'one-sided'] as const
+
+const registerTopology = (registry: Registry, topology: TopologyDirectory): void => {
+  registerGauge(registry, 'kme_topology_kmes', 'KMEs of the network, by whether there is a way to them', ['reachable'], () => {
+    const kmes = topology.kmes()
+    return (['yes', 'no'] as const).map((reachable): [{ reachable: string }, number] => [
+      { reachable },
+      kmes.filter(({ route }) => (route !== undefined) === (reachable === 'yes')).length,
+    ])
+  })
+  registerGauge(registry, 'kme_topology_links', 'Links of the network, by state', ['state'], () => {
+    const links = topology.links()
+    return LINK_STATES.map((state): [{ state: string }, number] => [
+      { state },
+      links.filter((link) => link.state === state).length,
     ])
   })
 }

@@ -20,9 +20,10 @@ import { showKmeRoutes, type ShowKmeParts } from './show-kme.ts'
 import { showLinksRoutes } from './show-links.ts'
 import { showPeersRoutes } from './show-peers.ts'
 import { showPoolsRoutes, type ShowPoolsParts } from './show-pools.ts'
+import { showTopologyRoutes, type ShowTopologyParts } from './show-topology.ts'
 import type { SaeDirectory } from '../delivery/delivery.ts'
 
-export interface AdminApiParts extends ShowKmeParts, ShowPoolsParts, ShowCertificatesParts {
+export interface AdminApiParts extends ShowKmeParts, ShowPoolsParts, ShowCertificatesParts, ShowTopologyParts {
   readonly verifier: TokenVerifier
   readonly audit: AuditLog
   readonly alarms: AlarmDirectory
@@ -38,6 +39,7 @@ export const mountAdminApi = (app: Pick<Express, 'route'>, parts: AdminApiParts)
     ...showPoolsRoutes(parts),
     ...showLinksRoutes(parts),
     ...showPeersRoutes(parts),
+    ...showTopologyRoutes(parts),
     ...manageSaesRoutes(parts),
     ...showCertificatesRoutes(parts),
     ...showAlarmsRoutes(parts),

@@ -61,6 +61,7 @@ const incidentsLastMs: Readonly<Record<string, number>> = {
   'keys.burnt': 600_000,
   'pool.fallback': 300_000,
   'pool.fallback-refused': 300_000,
+  'topology.refused': 300_000,
 }
 
 /** A block was refused because of its error rate. */

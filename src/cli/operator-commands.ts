@@ -7,6 +7,7 @@ import { addModel, addNewSecret, addShowLink, linkTable } from './link-commands.
 import { poolTable, addPoolCommands } from './pool-commands.ts'
 import { showSaeStatus, withSaeOptions, type SaeOptions } from './sae-client-commands.ts'
 import { age, duration, table, toJson, wholeNumber } from './terminal.ts'
+import { addTopologyCommand } from './topology-command.ts'
 
 interface AuditOptions extends AdminOptions {
   readonly before?: string
@@ -17,7 +18,7 @@ interface AuditOptions extends AdminOptions {
 
 type Schemas = components['schemas']
 
-/** Adds `status`, `sae`, `link`, `pool`, `peer`, `alarm` and `audit` to the program. */
+/** Adds `status`, `sae`, `link`, `pool`, `peer`, `alarm`, `topology` and `audit` to the program. */
 export const addOperatorCommands = (program: Command): void => {
   addStatus(program)
   addSaeCommands(group(program, 'sae', 'SAEs: who may use this KME, and who may share keys with whom'))
@@ -29,6 +30,7 @@ export const addOperatorCommands = (program: Command): void => {
   addPoolCommands(group(program, 'pool', 'key pools'))
   addList(group(program, 'peer', 'other KMEs'), 'all peer KMEs', 'peers', peerTable)
   addList(group(program, 'alarm', 'alarms'), 'alarms: raised, and cleared in the last seven days', 'alarms', alarmTable)
+  addTopologyCommand(program)
   addAuditList(group(program, 'audit', 'the audit log'))
 }
 

@@ -182,6 +182,27 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/topology": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * All KMEs of the network, the links between them and the ways to them
+         * @description As this KME knows them: from statements that every KME makes of its own links and signs, and that peers pass on to each
+         *     other. A link counts when both of its ends state it.
+         */
+        get: operations["showTopology"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/saes": {
         parameters: {
             query?: never;
@@ -390,7 +411,7 @@ export interface components {
         /** @description Milliseconds since 1970 */
         TimeMs: number;
         /** @enum {string} */
-        Scope: "kme:read" | "pool:read" | "pool:replenish" | "link:read" | "peer:read" | "sae:read" | "sae:write" | "certificate:read" | "audit:read" | "alarm:read" | "metrics:read";
+        Scope: "kme:read" | "pool:read" | "pool:replenish" | "link:read" | "peer:read" | "topology:read" | "sae:read" | "sae:write" | "certificate:read" | "audit:read" | "alarm:read" | "metrics:read";
         /** @description RFC 9457 */
         Problem: {
             type: string;
@@ -567,6 +588,43 @@ export interface components {
         };
         LinkList: {
             links: components["schemas"]["Link"][];
+        };
+        Topology: {
+            /** @description The KME that answers */
+            kmeId: components["schemas"]["KmeId"];
+            /** @description Every KME whose statement is valid, by ID */
+            kmes: components["schemas"]["KnownKme"][];
+            /** @description Every link that one of them states, by its ends */
+            links: components["schemas"]["KnownLink"][];
+        };
+        KnownKme: {
+            kmeId: components["schemas"]["KmeId"];
+            /** @description Of its newest statement */
+            sequence: components["schemas"]["Count"];
+            /**
+             * Format: date-time
+             * @description By its own clock
+             */
+            issuedAt: string;
+            /** Format: date-time */
+            validUntil: string;
+            /** @description The best way there from the KME that answers, both ends included; null where there is none */
+            route: components["schemas"]["KmeId"][] | null;
+        };
+        KnownLink: {
+            linkId: components["schemas"]["LinkId"];
+            /** @description The end with the smaller ID */
+            one: components["schemas"]["KmeId"];
+            other: components["schemas"]["KmeId"];
+            /**
+             * @description `one-sided`: only one end states the link, so it does not count
+             * @enum {string}
+             */
+            state: "up" | "down" | "one-sided";
+            /** @description Keys of 256 bits that the two ends share, rounded down to a power of two; the smaller of what the ends state */
+            availableKeys: components["schemas"]["Count"];
+            /** @description Likewise */
+            keyRateBps: components["schemas"]["Count"];
         };
         Peer: {
             kmeId: components["schemas"]["KmeId"];
@@ -971,6 +1029,30 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["PeerList"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            503: components["responses"]["ServiceUnavailable"];
+        };
+    };
+    showTopology: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The network */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Topology"];
                 };
             };
             400: components["responses"]["BadRequest"];

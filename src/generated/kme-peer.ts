@@ -150,6 +150,44 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/kme/v1/topology/statements": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Statements of KMEs about their links
+         * @description Each is judged alone (docs/topology.md). What is valid and newer than what this KME knows is stored and passed on to its other peers;
+         *     everything else changes nothing. Repeating a call is safe.
+         */
+        post: operations["sendStatements"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/kme/v1/topology/comparison": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /** How the statements known to two KMEs differ */
+        post: operations["compareTopology"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
 }
 export type webhooks = Record<string, never>;
 export interface components {
@@ -220,6 +258,33 @@ export interface components {
                 /** @constant */
                 outcome: "failed";
             })[];
+        };
+        SignedStatement: {
+            /** @description Canonical JSON (docs/topology.md), as text because these very bytes are signed */
+            statement: string;
+            /** @description ECDSA on P-256 with SHA-256 (DER), or Ed25519, over "openkme topology 1|" and the statement; base64 */
+            signature: components["schemas"]["Base64"];
+            /** @description DER, base64; that of the KME that signed, then those of authorities in between, if any */
+            certificates: components["schemas"]["Base64"][];
+        };
+        Base64: string;
+        Statements: {
+            statements: components["schemas"]["SignedStatement"][];
+        };
+        Sequences: {
+            /** @description The sequence number of the newest statement of each KME the caller knows */
+            sequences: {
+                kmeId: components["schemas"]["Name"];
+                sequence: number;
+            }[];
+        };
+        TopologyDifference: {
+            /** @description Statements this KME has newer */
+            newer: components["schemas"]["SignedStatement"][];
+            /** @description KMEs whose statements it lacks or has older */
+            wanted: components["schemas"]["Name"][];
+            /** @description There are more newer ones; compare again */
+            more: boolean;
         };
         Aborts: {
             calls: {
@@ -509,6 +574,60 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["FallbackAnswer"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            503: components["responses"]["ServiceUnavailable"];
+        };
+    };
+    sendStatements: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Statements"];
+            };
+        };
+        responses: {
+            /** @description Judged, each of them; the answer does not say how */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": Record<string, never>;
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            503: components["responses"]["ServiceUnavailable"];
+        };
+    };
+    compareTopology: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["Sequences"];
+            };
+        };
+        responses: {
+            /** @description What the caller lacks, and what it should send */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["TopologyDifference"];
                 };
             };
             400: components["responses"]["BadRequest"];

@@ -14,6 +14,7 @@ import {
   type AssignmentOffer,
   type BlockAnswer,
   type BlockProposal,
+  type FloodingPartner,
   type PeerKme,
   type PeerStatus,
   type Retirement,
@@ -27,12 +28,15 @@ import {
   readAbortAnswers,
   readAssignmentAnswers,
   readBlockAnswers,
+  readDifference,
   readFallbackAnswer,
   readHello,
   readLoanAnswer,
   readRetirementAnswers,
   writeOffer,
   writeProposal,
+  writeSequences,
+  writeStatements,
 } from './wire.ts'
 
 export interface PeerTls {
@@ -54,7 +58,7 @@ export interface MtlsPeerOptions {
   readonly log: Logger
 }
 
-export interface MtlsPeer extends PeerKme {
+export interface MtlsPeer extends PeerKme, FloodingPartner {
   status(): PeerStatus
   /** Watches the peer until `signal` aborts. */
   watch(signal: AbortSignal): Promise<void>
@@ -114,7 +118,7 @@ export const createMtlsPeer = (options: MtlsPeerOptions): MtlsPeer => {
   let pool = connect(options.tls)
 
   /** One request; `undefined` as body is a GET, a buffer goes as it is. @throws PeerCallFailed. */
-  const call = async <T>(path: string, body: object | Buffer | undefined, read: (answer: unknown) => T): Promise<T> => {
+  const request = async <T>(path: string, body: object | Buffer | undefined, read: (answer: unknown) => T): Promise<T> => {
     // The deadline starts here and covers connecting, waiting and reading.
     const stop = new AbortController()
     const finished = new AbortController()
@@ -132,21 +136,28 @@ export const createMtlsPeer = (options: MtlsPeerOptions): MtlsPeer => {
         await response.body.dump()
         throw new PeerCallFailed(`answered ${response.statusCode}`, true)
       }
-      const answer = read(await response.body.json())
+      return read(await response.body.json())
+    } catch (error) {
+      const code = codeOf(error)
+      throw error instanceof PeerCallFailed
+        ? error
+        : new PeerCallFailed(code ?? (error as Error).message, code === undefined || !NOTHING_WAS_SENT.has(code), {
+            cause: error,
+          })
+    } finally {
+      finished.abort()
+    }
+  }
+
+  /** A request that says whether the peer is available. @throws PeerCallFailed. */
+  const call = async <T>(path: string, body: object | Buffer | undefined, read: (answer: unknown) => T): Promise<T> => {
+    try {
+      const answer = await request(path, body, read)
       breaker.answered()
       return answer
     } catch (error) {
-      const code = codeOf(error)
-      const failure =
-        error instanceof PeerCallFailed
-          ? error
-          : new PeerCallFailed(code ?? (error as Error).message, code === undefined || !NOTHING_WAS_SENT.has(code), {
-              cause: error,
-            })
-      breaker.failed(failure.message)
-      throw failure
-    } finally {
-      finished.abort()
+      breaker.failed((error as PeerCallFailed).message)
+      throw error
     }
   }
 
@@ -191,6 +202,8 @@ export const createMtlsPeer = (options: MtlsPeerOptions): MtlsPeer => {
         bytes.fill(0)
       }
     },
+    sendStatements: (statements) => request(peerPaths.statements, writeStatements(statements), () => undefined),
+    compareTopology: (sequences) => request(peerPaths.comparison, writeSequences(sequences), readDifference),
     status: () => ({
       kmeId,
       url: origin,

@@ -1,9 +1,11 @@
 /** The KMEs this one speaks to. */
 import type { KmeId } from '../kernel/identifiers.ts'
 import type { MtlsPeer, PeerTls } from './mtls-peer.ts'
-import type { PeerDirectory } from './peer.ts'
+import type { FloodingPartner, PeerDirectory } from './peer.ts'
 
 export interface WatchedPeers extends PeerDirectory, AsyncDisposable {
+  /** Everybody this KME exchanges topology with. */
+  partners(): readonly FloodingPartner[]
   watch(signal: AbortSignal): Promise<void>
   updateTls(tls: PeerTls): void
 }
@@ -12,6 +14,7 @@ export const createPeerDirectory = (peers: readonly MtlsPeer[]): WatchedPeers =>
   const byId = new Map<KmeId, MtlsPeer>(peers.map((peer) => [peer.kmeId, peer]))
   return {
     named: (kmeId) => byId.get(kmeId),
+    partners: () => peers,
     statuses: () => peers.map((peer) => peer.status()),
     watch: async (signal) => {
       await Promise.all(peers.map((peer) => peer.watch(signal)))

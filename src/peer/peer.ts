@@ -38,6 +38,37 @@ export type BlockAnswer = { readonly outcome: 'agreed'; readonly tag: Buffer } |
 /** `too-many`: not so many just now. `refused`: the peer wants no keys of the fallback source. */
 export type FallbackAnswer = 'stored' | 'too-many' | 'refused'
 
+/** What a KME says of its own links, as it travels between KMEs that may never have met. */
+export interface SignedStatement {
+  /** Canonical JSON (docs/topology.md); what it says is the topology slice's to read. */
+  readonly statement: string
+  readonly signature: Buffer
+  /** DER: that of the KME that signed, then those of authorities in between, if any. */
+  readonly certificates: readonly Buffer[]
+}
+
+/** How the topologies of two KMEs differ, seen from the one that asked. */
+export interface TopologyDifference<Statement = SignedStatement> {
+  /** Statements the peer has newer. */
+  readonly newer: readonly Statement[]
+  /** KMEs whose statements the peer lacks or has older. */
+  readonly wanted: readonly KmeId[]
+  /** There are more newer ones than fit into one answer. */
+  readonly more: boolean
+}
+
+/** A peer as the topology slice sees it. Its calls may fail without making the peer unavailable: one that knows nothing of topology
+ *  shares keys all the same. */
+export interface FloodingPartner {
+  readonly kmeId: KmeId
+  /** Whether a call is worth trying now. */
+  available(): boolean
+  /** @throws PeerCallFailed. */
+  sendStatements(statements: readonly SignedStatement[]): Promise<void>
+  /** @param sequences of the newest statements known here, by KME. @throws PeerCallFailed. */
+  compareTopology(sequences: ReadonlyMap<KmeId, number>): Promise<TopologyDifference<SignedStatement | undefined>>
+}
+
 /** A call that brought no usable answer. */
 export class PeerCallFailed extends Error {
   /** False only when it is certain that not one byte of the call reached the peer. */

@@ -5,11 +5,13 @@ import {
   parseAssignmentId,
   parseBlockId,
   parseKeyId,
+  parseKmeId,
   parseLinkId,
   parseSaeId,
   type AssignmentId,
   type BlockId,
   type KeyId,
+  type KmeId,
   type SaeId,
 } from '../kernel/identifiers.ts'
 import type { UnitRun } from '../key-store/key-store.ts'
@@ -22,6 +24,8 @@ import type {
   FallbackAnswer,
   Retirement,
   RetirementAnswer,
+  SignedStatement,
+  TopologyDifference,
 } from './peer.ts'
 
 export const PEER_PROTOCOL = 1
@@ -34,6 +38,8 @@ export const peerPaths = {
   blocks: '/kme/v1/blocks',
   loans: '/kme/v1/loans',
   fallbackBlocks: '/kme/v1/fallback-blocks/{block}',
+  statements: '/kme/v1/topology/statements',
+  comparison: '/kme/v1/topology/comparison',
 } as const
 
 /** Most calls of one kind that travel in one request. */
@@ -43,6 +49,15 @@ const KEYS_PER_ASSIGNMENT_MAX = 1024
 export const UNITS_PER_ASSIGNMENT_MAX = 65_536
 const SLAVES_MAX = 65
 const TAG_BYTES = 32
+/** Most statements in one request or answer. */
+export const STATEMENTS_PER_MESSAGE_MAX = 64
+/** Most KMEs of a network. */
+export const NETWORK_KMES_MAX = 4096
+/** Characters of one statement; more is not even looked at. */
+export const STATEMENT_LENGTH_MAX = 32_768
+const SIGNATURE_BYTES_MAX = 128
+const CERTIFICATES_MAX = 4
+const CERTIFICATE_BYTES_MAX = 4096
 
 export interface Hello {
   readonly protocol: number
@@ -238,5 +253,75 @@ export const readHello = (body: unknown): Hello => {
     protocol: integer(hello['protocol'], 0, 1000),
     kmeId: hello['kmeId'],
     unitSizeBits: integer(hello['unitSizeBits'], 8, 1_048_576),
+  }
+}
+
+const bytes = (value: unknown, max: number): Buffer => {
+  if (typeof value !== 'string' || value.length > Math.ceil(max / 3) * 4) throw new BadRequest()
+  const decoded = Buffer.from(value, 'base64')
+  if (decoded.length === 0 || decoded.toString('base64') !== value) throw new BadRequest()
+  return decoded
+}
+
+export const writeSignedStatement = ({ statement, signature, certificates }: SignedStatement): object => ({
+  statement,
+  signature: signature.toString('base64'),
+  certificates: certificates.map((certificate) => certificate.toString('base64')),
+})
+
+export const readSignedStatement = (value: unknown): SignedStatement => {
+  const signed = members(value)
+  const { statement } = signed
+  if (typeof statement !== 'string' || statement.length > STATEMENT_LENGTH_MAX) throw new BadRequest()
+  return {
+    statement,
+    signature: bytes(signed['signature'], SIGNATURE_BYTES_MAX),
+    certificates: list(signed['certificates'], 1, CERTIFICATES_MAX).map((certificate) =>
+      bytes(certificate, CERTIFICATE_BYTES_MAX),
+    ),
+  }
+}
+
+export const writeStatements = (statements: readonly SignedStatement[]): object => ({
+  statements: statements.map(writeSignedStatement),
+})
+
+/** One that is malformed, unsigned or too large is undefined and is refused alone. */
+const readOffered = (value: unknown): SignedStatement | undefined => {
+  try {
+    return readSignedStatement(value)
+  } catch (error) {
+    if (error instanceof BadRequest) return undefined
+    throw error
+  }
+}
+
+export const readStatements = (body: unknown): (SignedStatement | undefined)[] =>
+  list(members(body)['statements'], 1, STATEMENTS_PER_MESSAGE_MAX).map(readOffered)
+
+export const writeSequences = (sequences: ReadonlyMap<KmeId, number>): object => ({
+  sequences: [...sequences].map(([kmeId, sequence]) => ({ kmeId, sequence })),
+})
+
+export const readSequences = (body: unknown): Map<KmeId, number> =>
+  new Map(
+    list(members(body)['sequences'], 0, NETWORK_KMES_MAX).map((value): [KmeId, number] => {
+      const entry = members(value)
+      return [id<KmeId>(entry['kmeId'], parseKmeId), integer(entry['sequence'], 0, Number.MAX_SAFE_INTEGER)]
+    }),
+  )
+
+export const writeDifference = ({ newer, wanted, more }: TopologyDifference): object => ({
+  newer: newer.map(writeSignedStatement),
+  wanted,
+  more,
+})
+
+export const readDifference = (body: unknown): TopologyDifference<SignedStatement | undefined> => {
+  const difference = members(body)
+  return {
+    newer: list(difference['newer'], 0, STATEMENTS_PER_MESSAGE_MAX).map(readOffered),
+    wanted: list(difference['wanted'], 0, NETWORK_KMES_MAX).map((kmeId) => id<KmeId>(kmeId, parseKmeId)),
+    more: difference['more'] === true,
   }
 }

@@ -23,6 +23,7 @@ import { createPoolWatch, type RunningPoolWatch } from '../../src/key-pool/watch
 import type { LinkStatus, Replenisher } from '../../src/link/link.ts'
 import type { PeerKme, PeerStatus } from '../../src/peer/peer.ts'
 import type { LiveProcess } from '../../src/processes/processes.ts'
+import type { TopologyDirectory } from '../../src/topology/topology.ts'
 import { createContract } from '../openapi/contract.ts'
 
 export const contract = createContract('openapi/admin.yaml')
@@ -117,6 +118,8 @@ const fakePeer = (status: PeerStatus | undefined): PeerKme | undefined => {
   )
 }
 
+export const emptyTopology: TopologyDirectory = { kmes: () => [], links: () => [] }
+
 const fakeSaes = (changes: string[]): SaeDirectory => {
   const saes = new Map<SaeId, RegisteredSae>()
   const known = (id: SaeId): RegisteredSae => {
@@ -207,6 +210,7 @@ export interface WorldOptions {
   readonly links?: readonly LinkStatus[]
   readonly peers?: readonly PeerStatus[]
   readonly alarms?: readonly AlarmRecord[]
+  readonly topology?: TopologyDirectory
   readonly processes?: readonly LiveProcess[]
   /** Duty: the ID of the process that holds it. */
   readonly duties?: Readonly<Record<string, string>>
@@ -257,6 +261,7 @@ export const createAdminWorld = async (options: WorldOptions = {}): Promise<Admi
     saes: fakeSaes(changes),
     certificates: () => options.certificates ?? [],
     alarms: { list: async () => options.alarms ?? [], active: () => [] },
+    topology: options.topology ?? emptyTopology,
     // A stream does not end; tests of streams say how many they want.
     streams: createEventStreams({ clock, log: createLogger('silent'), streamsMax: options.streamsMax ?? 0 }),
     readiness: createReadiness({ probes: options.probes ?? [{ name: 'database', check: () => true }], clock }),

@@ -4,7 +4,7 @@ import { aggregateMetrics } from '../../src/admin/aggregate-metrics.ts'
 import { createMetrics } from '../../src/admin/metrics.ts'
 import type { LinkStatus } from '../../src/link/link.ts'
 import type { PoolLevel } from '../../src/key-pool/key-pool.ts'
-import { kmeId, levelOf, linkId, poolsWith, watchOf } from './admin-world.ts'
+import { emptyTopology, kmeId, levelOf, linkId, poolsWith, watchOf } from './admin-world.ts'
 
 const link: LinkStatus = {
   linkId: linkId('a-b'),
@@ -56,6 +56,15 @@ describe('metrics', () => {
         ],
       },
       alarms: { active: () => [alarm] },
+      topology: {
+        kmes: () => [
+          { kmeId: kmeId('kme-b'), sequence: 1, issuedAtMs: 0, validUntilMs: 1, route: [kmeId('kme-a'), kmeId('kme-b')] },
+          { kmeId: kmeId('kme-x'), sequence: 1, issuedAtMs: 0, validUntilMs: 1, route: undefined },
+        ],
+        links: () => [
+          { linkId: linkId('a-b'), one: kmeId('kme-a'), other: kmeId('kme-b'), state: 'up', availableKeys: 8, keyRateBps: 0 },
+        ],
+      },
     })
     const lines = (await metrics.text()).split('\n')
     expect(lines).toEqual(
@@ -70,6 +79,10 @@ describe('metrics', () => {
         'kme_pool_refill_keys_per_second{peer="kme-b"} 0',
         'kme_pool_consumption_keys_per_second{peer="kme-b"} 0',
         'kme_link_up{link="a-b",peer="kme-b"} 1',
+        'kme_topology_kmes{reachable="yes"} 1',
+        'kme_topology_kmes{reachable="no"} 1',
+        'kme_topology_links{state="up"} 1',
+        'kme_topology_links{state="one-sided"} 0',
         'kme_link_qber{link="a-b",peer="kme-b"} 0.025',
         'kme_link_key_rate_bps{link="a-b",peer="kme-b"} 4096',
         'kme_link_blocks_agreed{link="a-b",peer="kme-b"} 7',
@@ -104,6 +117,7 @@ describe('metrics', () => {
       links: { statuses: () => [] },
       peers: { named: () => undefined, statuses: () => [] },
       alarms: { active: () => [] },
+      topology: emptyTopology,
     })
     metrics.observeRequest({ listener: 'sae', method: 'GET', status: 200 })
     metrics.observeRequest({ listener: 'sae', method: 'GET', status: 200 })
@@ -132,6 +146,7 @@ describe('metrics', () => {
         pools,
         links: { statuses: () => [link] },
         alarms: { active: () => [] },
+        topology: emptyTopology,
         peers: {
           named: () => undefined,
           statuses: () => [{ kmeId: kmeId('kme-b'), url: 'https://b', available, lastAnswerAgeMs: undefined, failuresInARow }],

@@ -1,7 +1,7 @@
 /** Rows P of the bad-input catalogue, first half: a peer KME with a good certificate and full knowledge of the shared bytes
  *  asks for what it may not have. Each refusal changes nothing and stands in the audit log.
  *  Not of this protocol version: epochs (P06), sequence numbers (P07), acknowledgements of their own (P15), relay (P17, P18),
- *  message MACs and pads (P19, P20), topology (P28). They come with the sessions and the relay between KMEs. */
+ *  message MACs and pads (P19, P20): they come with the sessions and the relay between KMEs. P28 is in test/network/topology.test.ts. */
 import { randomBytes, randomUUID } from 'node:crypto'
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals'
 import type { AssignmentId, KeyId, SaeId } from '../../src/kernel/identifiers.ts'

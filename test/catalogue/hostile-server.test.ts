@@ -22,6 +22,7 @@ let answerAssignment: Answering
 let hello: object
 let assignmentCalls = 0
 let hellos = 0
+let topologyCalls = 0
 const GOOD_HELLO = { protocol: PEER_PROTOCOL, kmeId: 'kme-b', unitSizeBits: 256 }
 
 const sendJson = (response: ServerResponse, body: unknown, status = 200): void => {
@@ -48,7 +49,10 @@ const startServer = async (identity = { cert: file('kme-b.pem'), key: file('kme-
         else if (request.url === peerPaths.assignments) {
           assignmentCalls += 1
           answerAssignment(request, response, count)
-        } else sendJson(response, {}, 503)
+        } else {
+          if (request.url?.startsWith('/kme/v1/topology/') === true) topologyCalls += 1
+          sendJson(response, {}, 503)
+        }
       })
     },
   )
@@ -149,6 +153,19 @@ describe('a peer that answers an assignment with', () => {
     expect(Number(answer.headers['retry-after'])).toBeGreaterThan(0)
     expect(assignmentCalls).toBe(callsBefore + 1)
     await eventually('the units are free again', async () => JSON.stringify(await takenAtA()) === JSON.stringify(before))
+  })
+})
+
+describe('a peer that knows nothing of topology', () => {
+  it('is available all the same', async () => {
+    await eventually('kme-a trusts its peer', isAvailable)
+    const before = topologyCalls
+    const seen = new Set<boolean>()
+    await eventually('kme-a asked twice', async () => {
+      seen.add(await isAvailable())
+      return topologyCalls >= before + 2
+    })
+    expect([...seen]).toEqual([true])
   })
 })
 

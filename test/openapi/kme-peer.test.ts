@@ -1,7 +1,16 @@
 /** The document of the peer API and the code that writes its JSON say the same. */
 import { describe, expect, it } from '@jest/globals'
-import { parseAssignmentId, parseBlockId, parseKeyId, parseLinkId, parseSaeId } from '../../src/kernel/identifiers.ts'
-import { peerPaths, writeAssignmentAnswer, writeBlockAnswer, writeOffer, writeProposal } from '../../src/peer/wire.ts'
+import { parseAssignmentId, parseBlockId, parseKeyId, parseKmeId, parseLinkId, parseSaeId } from '../../src/kernel/identifiers.ts'
+import {
+  peerPaths,
+  writeAssignmentAnswer,
+  writeBlockAnswer,
+  writeDifference,
+  writeOffer,
+  writeProposal,
+  writeSequences,
+  writeStatements,
+} from '../../src/peer/wire.ts'
 import { createContract } from './contract.ts'
 
 const contract = createContract('openapi/kme-peer.yaml')
@@ -19,6 +28,8 @@ const offer = {
   },
   commitment: tag,
 }
+const kmeId = parseKmeId('kme-c')!
+const signed = { statement: '{}', signature: Buffer.alloc(64, 1), certificates: [Buffer.alloc(600, 2)] }
 const ask = (path: string, body: object): void => contract.checkRequest('POST', path, 'application/json', JSON.stringify(body))
 const answer = (path: string, body: object): unknown =>
   contract.checkResponse('POST', path, 200, 'application/json', JSON.stringify(body))
@@ -34,6 +45,10 @@ describe('the peer API', () => {
     ask(peerPaths.blocks, { calls: [writeProposal({ linkId: parseLinkId('a-b')!, blockId: parseBlockId(UUID)!, tag })] })
     ask(peerPaths.loans, { loanId: UUID, unitCount: 64 })
     ask(peerPaths.retirements, { calls: [{ aid: UUID, units: offer.assignment.units }] })
+    ask(peerPaths.statements, writeStatements([signed]))
+    answer(peerPaths.statements, {})
+    ask(peerPaths.comparison, writeSequences(new Map([[kmeId, 7]])))
+    answer(peerPaths.comparison, writeDifference({ newer: [signed], wanted: [kmeId], more: false }))
     answer(peerPaths.aborts, { answers: [{ outcome: 'voided' }, { outcome: 'failed' }] })
     answer(peerPaths.retirements, { answers: [{ outcome: 'retired' }, { outcome: 'failed' }] })
     answer(peerPaths.assignments, {

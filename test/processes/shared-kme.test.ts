@@ -69,7 +69,7 @@ describe('two processes of one KME', () => {
       expect((await linkAt(ports))['reason']).toBeNull()
     }
     const { processes } = await kmeAt(second.ports)
-    expect(processes.flatMap(({ duties }) => duties).sort()).toEqual(['alarms', 'link:a-b', 'upkeep'])
+    expect(processes.flatMap(({ duties }) => duties).sort()).toEqual(['alarms', 'link:a-b', 'topology', 'upkeep'])
     // Written and read once a second each.
     await eventually('blocks are counted', async () => ((await linkAt(second.ports))['blocksAgreed'] as number) > 0)
     await eventually('a key rate', async () => ((await linkAt(first))['keyRateBps'] as number) > 0)
