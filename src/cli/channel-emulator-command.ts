@@ -1,4 +1,5 @@
 /** `kme channel-emulator`: the fibre, the receiver and the eavesdropper between the two stations of a BB84 link. */
+import { constants, setPriority } from 'node:os'
 import type { Command } from 'commander'
 import { PROFILE_NAMES, profileNamed } from '../bb84/profile.ts'
 import type { Bb84Profile } from '../bb84/profile.ts'
@@ -57,6 +58,8 @@ export const addChannelEmulatorCommand = (program: Command): void => {
 }
 
 const runChannelEmulator = async (flags: Flags): Promise<void> => {
+  // Light can wait; the requests that KMEs on the same machine answer cannot.
+  setPriority(constants.priority.PRIORITY_BELOW_NORMAL)
   const server = createChannelServer({
     host: flags.host,
     portA: flags.portA,

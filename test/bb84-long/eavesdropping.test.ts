@@ -10,7 +10,7 @@ import { expectedQber, qberDeviations, runManyBlocks, tuned } from '../bb84-link
 import { cellOf, deviations, expectedOf, run } from '../quantum-channel/statistics.ts'
 
 const SIGMAS = 4.9
-const LONG_MS = 1_800_000
+const LONG_MS = 7_200_000
 const percent = (share: number): string => `${(100 * share).toFixed(3)} %`
 
 const figures: Record<string, unknown>[] = []

@@ -177,10 +177,10 @@ const connectPhotons = (address: { readonly host: string; readonly port: number 
     })
   })
 
-/** A block keeps a core busy for a while, and requests of SAEs must not wait for it. Only Linux knows a priority per thread; elsewhere
- *  this would slow down the whole KME. */
+/** A block keeps a core busy for a while, and requests of SAEs must not wait for it: at a higher priority than the lowest they still do.
+ *  Only Linux knows a priority per thread; elsewhere this would slow down the whole KME. */
 const yieldToRequests = (): void => {
-  if (process.platform === 'linux') setPriority(constants.priority.PRIORITY_BELOW_NORMAL)
+  if (process.platform === 'linux') setPriority(constants.priority.PRIORITY_LOW)
 }
 
 if (parentPort !== null) {
