@@ -586,6 +586,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
         cutRevoked(peerListener, peerFiles)
         peerListener.updateTls(contents)
         peers.updateTls(peerTls())
+        links.reconnect()
       }, signal),
     )
     loop(adminFiles.watch((contents) => adminListener.updateTls(contents), signal))

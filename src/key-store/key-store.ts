@@ -256,8 +256,8 @@ export interface KeyStore {
   lend(peerKmeId: KmeId, loanId: string, runs: readonly UnitRun[]): Promise<void>
   /** Remembers a loan about to be asked for. */
   openLoan(peerKmeId: KmeId, loanId: string): Promise<void>
-  /** Loans asked for whose answer never arrived. */
-  openLoans(): Promise<readonly { readonly peerKmeId: KmeId; readonly loanId: string }[]>
+  /** Loans asked for whose answer did not arrive, or not yet, and how long ago that was. */
+  openLoans(): Promise<readonly { readonly peerKmeId: KmeId; readonly loanId: string; readonly ageMs: number }[]>
   /** Makes lent units this KME's to issue, as far as they are of use here. The units that can be issued now; undefined when
    *  this loan was taken up before. */
   borrow(peerKmeId: KmeId, loanId: string, runs: readonly UnitRun[]): Promise<readonly UnitRun[] | undefined>

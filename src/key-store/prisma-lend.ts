@@ -48,10 +48,11 @@ export const lendMethods = ({ database }: { database: Database }): LendMethods =
   },
 
   openLoans: async () => {
-    const rows = await database.query<{ peer_kme_id: KmeId; loan_id: string }>(
-      `SELECT peer_kme_id, loan_id FROM loan WHERE role = 'borrower' AND state = 'OPEN' ORDER BY at`,
+    const rows = await database.query<{ peer_kme_id: KmeId; loan_id: string; age_ms: number }>(
+      `SELECT peer_kme_id, loan_id, (extract(epoch FROM now() - at) * 1000)::float8 AS age_ms
+       FROM loan WHERE role = 'borrower' AND state = 'OPEN' ORDER BY at`,
     )
-    return rows.map((row) => ({ peerKmeId: row.peer_kme_id, loanId: row.loan_id }))
+    return rows.map((row) => ({ peerKmeId: row.peer_kme_id, loanId: row.loan_id, ageMs: row.age_ms }))
   },
 
   borrow: (peerKmeId, loanId, runs) =>

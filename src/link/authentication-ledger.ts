@@ -24,7 +24,7 @@ export interface LedgerFigures {
   readonly replenishedBits: number
   /** Can still be handed out. */
   readonly remainingBits: number
-  /** Set aside as hash keys, skipped because the other end had used it, or retired. */
+  /** Set aside as hash keys or skipped because the other end had used it. */
   readonly discardedBits: number
 }
 
@@ -43,8 +43,6 @@ export interface AuthenticationLedger {
    *  @param segmentId 1 to 64 characters as in a link ID.
    *  @returns 'known' when there is or was a segment of this name: it stays as it is. */
   add(segmentId: string, secret: SecretBytes): Promise<'added' | 'known'>
-  /** Destroys segments that the other end does not have. Unknown ones are passed over. */
-  retire(segmentIds: readonly string[]): Promise<void>
   figures(): Promise<LedgerFigures>
 }
 

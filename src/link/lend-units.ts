@@ -33,22 +33,25 @@ const LOAN_UNITS_MIN = 128
 /** A larger loan would not fit one answer, however scattered its units are. */
 const LOAN_UNITS_MAX = 4096
 const RESUME_INTERVAL_MS = 2000
+/** Longer than any call to a peer: whichever process asked for a loan that is open for so long, it does not wait for the answer any more. */
+const LOST_AFTER_MS = 35_000
 
 export const createLending = (parts: LendUnitsParts): Lending => {
   const { store, pool, peers, clock, log } = parts
   const underWay = new Map<KmeId, Promise<boolean>>()
-  /** Loans this process is asking for now. */
-  const asking = new Set<string>()
+  /** Loans of this process that were not answered. */
+  const lost = new Set<string>()
 
   const fetchLoan = async (peerKmeId: KmeId, loanId: string, unitCount: number): Promise<boolean> => {
     const peer = peers.named(peerKmeId)
     if (peer?.available() !== true) return false
-    asking.add(loanId)
+    lost.delete(loanId)
     let gained: readonly UnitRun[] | undefined
     try {
       gained = await store.borrow(peerKmeId, loanId, await peer.requestLoan(loanId, unitCount))
-    } finally {
-      asking.delete(loanId)
+    } catch (error) {
+      lost.add(loanId)
+      throw error
     }
     if (gained === undefined) return false
     for (const run of gained) await pool.offer({ peerKmeId, mine: run, theirs: 0 }, 'loan')
@@ -96,7 +99,7 @@ export const createLending = (parts: LendUnitsParts): Lending => {
     run: async (signal) => {
       while (!signal.aborted) {
         try {
-          const loans = (await store.openLoans()).filter(({ loanId }) => !asking.has(loanId))
+          const loans = (await store.openLoans()).filter(({ loanId, ageMs }) => lost.has(loanId) || ageMs > LOST_AFTER_MS)
           // Each on its own: one that cannot be finished must not hold up the others.
           const outcomes = await Promise.allSettled(
             loans.map(({ peerKmeId, loanId }) => fetchLoan(peerKmeId, loanId, LOAN_UNITS_MIN)),

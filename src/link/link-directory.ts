@@ -10,6 +10,8 @@ export interface RunningLinks extends LinkDirectory {
   find(linkId: LinkId, peerKmeId: KmeId): SupervisedLink | undefined
   /** Has every link to that peer try again at once what failed. */
   wake(peerKmeId: KmeId): void
+  /** Has every driver that speaks to the other KME's connect anew: certificates or revocation lists have changed. */
+  reconnect(): void
   /** Runs the links that are this process's to run, until `signal` aborts. */
   run(signal: AbortSignal): Promise<void>
 }
@@ -30,6 +32,9 @@ export const createLinkDirectory = (links: readonly SupervisedLink[], processes:
     find: (linkId, peerKmeId) => links.find((link) => link.linkId === linkId && link.peerKmeId === peerKmeId),
     wake: (peerKmeId) => {
       for (const link of links) if (link.peerKmeId === peerKmeId) link.wake()
+    },
+    reconnect: () => {
+      for (const link of links) link.reconnect()
     },
     run: async (signal) => {
       await Promise.all(

@@ -37,6 +37,8 @@ export interface LinkDriver {
    *  Pulling is the back-pressure: the driver asks its device for no more than what was pulled and acknowledged.
    *  A block delivered and not acknowledged comes again after a reconnect; no acknowledged block does. */
   blocks(signal: AbortSignal, report: (event: DriverEvent) => void): AsyncIterable<KeyBlock>
+  /** What this KME shows its peers, or whom it believes, has changed: a connection made before does not live on. */
+  reconnect?(): void
   /** What a driver that distils key itself knows besides. */
   facts?(): Promise<DistillationFacts>
 }

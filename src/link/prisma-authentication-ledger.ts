@@ -38,7 +38,7 @@ const NONCE = Buffer.alloc(NONCE_BYTES)
 
 const RESERVE = `
 UPDATE link_auth_segment SET used_bytes = $3::int + $4::int, consumed_bytes = consumed_bytes + $4::int
-WHERE link_id = $1 AND segment_id = $2 AND NOT retired AND sealed IS NOT NULL AND used_bytes <= $3::int AND size_bytes - $3::int >= $4::int
+WHERE link_id = $1 AND segment_id = $2 AND sealed IS NOT NULL AND used_bytes <= $3::int AND size_bytes - $3::int >= $4::int
 RETURNING size_bytes, sealed, wrapped_dek, term`
 
 const ADD = `
@@ -61,7 +61,7 @@ SET size_bytes = f.size_bytes + excluded.size_bytes, consumed_bytes = f.consumed
 
 const FIGURES = `
 SELECT sum(size)::float8 AS size, sum(consumed)::float8 AS consumed, sum(remaining)::float8 AS remaining FROM (
-  SELECT size_bytes::bigint AS size, consumed_bytes::bigint AS consumed, CASE WHEN retired THEN 0 ELSE size_bytes - used_bytes END AS remaining
+  SELECT size_bytes::bigint AS size, consumed_bytes::bigint AS consumed, size_bytes - used_bytes AS remaining
   FROM link_auth_segment WHERE link_id = $1
   UNION ALL SELECT size_bytes, consumed_bytes, 0 FROM link_auth_forgotten WHERE link_id = $1
 ) held`
@@ -117,7 +117,7 @@ export const createAuthenticationLedger = (parts: AuthenticationLedgerParts): Pr
 
   const whyRefused = async (segmentId: string, fromByte: number, lengthBytes: number): Promise<AuthenticationKeyRefused> => {
     const [row] = await database.query<{ size_bytes: number }>(
-      `SELECT size_bytes FROM link_auth_segment WHERE link_id = $1 AND segment_id = $2 AND NOT retired`,
+      `SELECT size_bytes FROM link_auth_segment WHERE link_id = $1 AND segment_id = $2`,
       [linkId, segmentId],
     )
     if (row === undefined) return new AuthenticationKeyRefused('unknown')
@@ -128,7 +128,7 @@ export const createAuthenticationLedger = (parts: AuthenticationLedgerParts): Pr
     segments: async () => {
       const rows = await database.query<Row & { segment_id: string; size_bytes: number; used_bytes: number }>(
         `SELECT segment_id, size_bytes, used_bytes FROM link_auth_segment
-         WHERE link_id = $1 AND NOT retired AND used_bytes < size_bytes ORDER BY seq`,
+         WHERE link_id = $1 AND used_bytes < size_bytes ORDER BY seq`,
         [linkId],
       )
       return rows.map((row): LedgerSegment => ({
@@ -152,7 +152,7 @@ export const createAuthenticationLedger = (parts: AuthenticationLedgerParts): Pr
     hashKey: async (segmentId) => {
       const [row] = await database.query<SealedRow>(
         `SELECT size_bytes, sealed, wrapped_dek, term FROM link_auth_segment
-         WHERE link_id = $1 AND segment_id = $2 AND NOT retired AND sealed IS NOT NULL`,
+         WHERE link_id = $1 AND segment_id = $2 AND sealed IS NOT NULL`,
         [linkId, segmentId],
       )
       if (row === undefined) throw new AuthenticationKeyRefused('unknown')
@@ -172,14 +172,6 @@ export const createAuthenticationLedger = (parts: AuthenticationLedgerParts): Pr
       if (row?.link_id === linkId) return 'known'
       throw new Error(
         `the pre-shared secret ${file} belongs to another link; make one for this link with "kme link new-secret FILE"`,
-      )
-    },
-
-    retire: async (segmentIds) => {
-      await database.query(
-        `UPDATE link_auth_segment SET retired = true, sealed = NULL, wrapped_dek = NULL
-         WHERE link_id = $1 AND segment_id = ANY($2::text[]) AND NOT retired`,
-        [linkId, segmentIds],
       )
     },
 

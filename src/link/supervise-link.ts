@@ -50,6 +50,8 @@ export interface SupervisedLink {
   readonly agreement: BlockAgreement
   /** Ends the wait before a driver that failed is started again. */
   wake(): void
+  /** What the driver's connection to the other end rested on has changed. */
+  reconnect(): void
   /** Runs until `signal` aborts. @param publish gets the status of the link now and then. */
   run(signal: AbortSignal, publish: (status: LinkStatus) => void): Promise<void>
 }
@@ -238,6 +240,7 @@ export const superviseLink = (parts: SuperviseLinkParts): SupervisedLink => {
       backOff.succeeded()
       woken.abort()
     },
+    reconnect: () => parts.driver.reconnect?.(),
     run: async (signal, publish) => {
       state = 'starting'
       reason = 'connecting to the device'

@@ -62,6 +62,9 @@ const runOnce = async (start: (clock: Clock) => Promise<Party>): Promise<Party> 
   return party
 }
 
+/** As if so much time had passed that no process can be waiting for an answer. */
+const ageLoans = (): Promise<unknown> => stores.b.database.query(`UPDATE loan SET at = at - interval '1 minute'`)
+
 /** bob is given a key made of this unit at kme-b, and alice fetches it at kme-a. */
 const expectIssuedByBorrower = async (blockId: BlockId, unit: number): Promise<void> => {
   const claimed = await claimUnits(stores.b, [{ blockId, units: [unit] }])
@@ -134,11 +137,37 @@ describe('a loan', () => {
     await expect(first.lending.borrow(KME_A, 1)).resolves.toBe(false)
     await expect(stores.b.store.openLoans()).resolves.toHaveLength(1)
 
+    // Another process cannot know whether the first still waits for the answer.
+    await runOnce(start)
+    expect(asked).toHaveLength(1)
+    await ageLoans()
     const { pool } = await runOnce(start)
     expect(asked).toEqual([asked[0], asked[0]])
     await expect(stores.b.store.openLoans()).resolves.toEqual([])
     expect(await pool.level(KME_A)).toMatchObject({ mine: 256, theirs: 0 })
     expect(await lender.pool.level(KME_B)).toMatchObject({ mine: 0, theirs: 256 })
+  })
+
+  it('whose answer was lost is finished at once by the process that asked for it', async () => {
+    await addBlock(stores, 256)
+    const lender = lenderOf(await startLender())
+    let answers = 0
+    const stop = new AbortController()
+    const { lending, pool } = await startLending(
+      stores.b,
+      {
+        ...lender,
+        requestLoan: async (loanId, unitCount) => {
+          const runs = await lender.requestLoan(loanId, unitCount)
+          if ((answers += 1) === 1) throw new PeerCallFailed('the connection was cut', true)
+          return runs
+        },
+      },
+      { ...systemClock, sleep: async () => stop.abort() },
+    )
+    await expect(lending.borrow(KME_A, 1)).resolves.toBe(false)
+    await lending.run(stop.signal)
+    expect(await pool.level(KME_A)).toMatchObject({ mine: 256, theirs: 0 })
   })
 })
 
@@ -203,6 +232,7 @@ describe('several open loans', () => {
     const lender = await startLender()
     const loanIds = [systemRandom.uuid(), systemRandom.uuid(), systemRandom.uuid()]
     for (const loanId of loanIds) await stores.b.store.openLoan(KME_A, loanId)
+    await ageLoans()
     const impossible = loanIds[0]
     const peer = lenderOf(lender)
     const { pool } = await runOnce((clock) =>
@@ -219,7 +249,7 @@ describe('several open loans', () => {
       ),
     )
 
-    await expect(stores.b.store.openLoans()).resolves.toEqual([{ peerKmeId: KME_A, loanId: impossible }])
+    await expect(stores.b.store.openLoans()).resolves.toMatchObject([{ peerKmeId: KME_A, loanId: impossible }])
     expect(await pool.level(KME_A)).toMatchObject({ mine: 512 + 256, theirs: 512 - 256 })
   })
 })

@@ -111,38 +111,18 @@ export const describeAuthenticationLedger = (name: string, open: () => Promise<L
       expect(await read(ledger.hashKey('b'))).toEqual(segmentBytes(2, 48).subarray(0, 16))
     })
 
-    it('takes a segment of one name once, also after it was used up or retired', async () => {
+    it('takes a segment of one name once, also after it was used up', async () => {
       await ledger.add('one', segment(1, 32))
       const again = segment(2, 32)
       expect(await ledger.add('one', again)).toBe('known')
       expect(() => again.use(() => undefined)).toThrow('wiped')
       expect(await read(ledger.reserve('one', 16, 16))).toEqual(segmentBytes(1, 32).subarray(16))
       expect(await ledger.add('one', segment(1, 32))).toBe('known')
-      await ledger.add('two', segment(3, 32))
-      await ledger.retire(['two'])
-      expect(await ledger.add('two', segment(3, 32))).toBe('known')
       expect(await ledger.segments()).toEqual([])
     })
 
     it('takes no segment without pads', async () => {
       await expect(ledger.add('one', segment(1, 16))).rejects.toThrow(RangeError)
-    })
-
-    it('destroys what is retired, and passes over what it does not have', async () => {
-      await ledger.add('one', segment(1, 48))
-      await ledger.add('two', segment(2, 48))
-      await read(ledger.reserve('one', 16, 8))
-      await ledger.retire(['none', 'one'])
-      await ledger.retire(['one'])
-      expect(await refusal(ledger.reserve('one', 24, 8))).toBe('unknown')
-      expect(await refusal(ledger.hashKey('one'))).toBe('unknown')
-      expect((await ledger.segments()).map(({ segmentId }) => segmentId)).toEqual(['two'])
-      expect(await ledger.figures()).toEqual({
-        consumedBits: 8 * 8,
-        replenishedBits: 8 * 96,
-        remainingBits: 8 * 32,
-        discardedBits: 8 * (16 + 24 + 16),
-      })
     })
 
     it('hands out a stretch to one of several processes that want it at the same moment', async () => {
@@ -202,7 +182,6 @@ export const describeAuthenticationLedger = (name: string, open: () => Promise<L
           from: fc.integer({ min: 16, max: 90 }),
           bytes: fc.integer({ min: 1, max: 30 }),
         }),
-        fc.record({ kind: fc.constant('retire' as const), name, bytes: fc.constant(0) }),
       )
       // All runs go on with one ledger: the names differ, and the totals grow.
       let run = 0
@@ -222,7 +201,7 @@ export const describeAuthenticationLedger = (name: string, open: () => Promise<L
               left.set(segmentId, { size: each.bytes, used: 16 })
               total.replenished += each.bytes
               total.discarded += 16
-            } else if (each.kind === 'reserve') {
+            } else {
               const fits = own !== undefined && own.used <= each.from && each.from + each.bytes <= own.size
               const outcome = await refusal(ledger.reserve(segmentId, each.from, each.bytes))
               expect(outcome === 'not refused').toBe(fits)
@@ -230,11 +209,6 @@ export const describeAuthenticationLedger = (name: string, open: () => Promise<L
               total.discarded += each.from - own.used
               total.consumed += each.bytes
               own.used = each.from + each.bytes
-            } else {
-              await ledger.retire([segmentId])
-              if (own === undefined) continue
-              total.discarded += own.size - own.used
-              left.delete(segmentId)
             }
           }
           const remaining = [...left.values()].reduce((sum, { size, used }) => sum + size - used, 0)
@@ -247,8 +221,9 @@ export const describeAuthenticationLedger = (name: string, open: () => Promise<L
           })
           const listed = (await ledger.segments()).reduce((sum, { sizeBytes, usedBytes }) => sum + sizeBytes - usedBytes, 0)
           expect(8 * listed).toBe(figures.remainingBits)
-          await ledger.retire([...left.keys()])
-          total.discarded += remaining
+          for (const [segmentId, { size, used }] of left)
+            if (used < size) await read(ledger.reserve(segmentId, used, size - used))
+          total.consumed += remaining
         }),
         { numRuns: 25, endOnFailure: true },
       )

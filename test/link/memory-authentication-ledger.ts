@@ -11,14 +11,13 @@ interface Segment {
   readonly bytes: Buffer
   usedBytes: number
   consumedBytes: number
-  retired: boolean
 }
 
 export const createMemoryAuthenticationLedger = (): AuthenticationLedger => {
   const held = new Map<string, Segment>()
   const live = (segmentId: string): Segment => {
     const segment = held.get(segmentId)
-    if (segment === undefined || segment.retired) throw new AuthenticationKeyRefused('unknown')
+    if (segment === undefined) throw new AuthenticationKeyRefused('unknown')
     return segment
   }
   const copy = (segment: Segment, from: number, to: number): SecretBytes =>
@@ -28,7 +27,7 @@ export const createMemoryAuthenticationLedger = (): AuthenticationLedger => {
   return {
     segments: async () =>
       [...held]
-        .filter(([, { bytes, usedBytes, retired }]) => !retired && usedBytes < bytes.length)
+        .filter(([, { bytes, usedBytes }]) => usedBytes < bytes.length)
         .map(([segmentId, { bytes, usedBytes }]) => ({ segmentId, sizeBytes: bytes.length, usedBytes })),
     reserve: async (segmentId, fromByte, lengthBytes) => {
       if (!Number.isInteger(fromByte) || fromByte < SEGMENT_HASH_KEY_BYTES || !Number.isInteger(lengthBytes) || lengthBytes < 1) {
@@ -47,19 +46,13 @@ export const createMemoryAuthenticationLedger = (): AuthenticationLedger => {
       if (own.lengthBytes <= SEGMENT_HASH_KEY_BYTES) throw new RangeError('a segment holds a hash key and pads')
       if (held.has(segmentId)) return 'known'
       const bytes = own.use((lent) => Buffer.from(lent))
-      held.set(segmentId, { bytes, usedBytes: SEGMENT_HASH_KEY_BYTES, consumedBytes: 0, retired: false })
+      held.set(segmentId, { bytes, usedBytes: SEGMENT_HASH_KEY_BYTES, consumedBytes: 0 })
       return 'added'
-    },
-    retire: async (segmentIds) => {
-      for (const segmentId of segmentIds) {
-        const segment = held.get(segmentId)
-        if (segment !== undefined) segment.retired = true
-      }
     },
     figures: async () => {
       const replenishedBits = sum(({ bytes }) => bytes.length)
       const consumedBits = sum(({ consumedBytes }) => consumedBytes)
-      const remainingBits = sum(({ bytes, usedBytes, retired }) => (retired ? 0 : bytes.length - usedBytes))
+      const remainingBits = sum(({ bytes, usedBytes }) => bytes.length - usedBytes)
       return { consumedBits, replenishedBits, remainingBits, discardedBits: replenishedBits - consumedBits - remainingBits }
     },
   }

@@ -29,6 +29,7 @@ export const createBb84Driver = ({ settings, ledger, tls, stationFile = STATION_
   const held = new Map<string, { readonly block: DistilledBlock; readonly key: SecretBytes }>()
   let broken: string | undefined
   let beingRead = false
+  let running: Worker | undefined
 
   const toKeyBlock = (name: string): KeyBlock => {
     const { block, key } = held.get(name) as { block: DistilledBlock; key: SecretBytes }
@@ -69,6 +70,7 @@ export const createBb84Driver = ({ settings, ledger, tls, stationFile = STATION_
     if (beingRead) throw new Error('the blocks of this link are already being read')
     beingRead = true
     const worker = new Worker(stationFile, { workerData: settings })
+    running = worker
     const exited = new Promise<void>((resolve) => worker.once('exit', () => resolve()))
     const waiting = [...held.keys()]
     let wake: (() => void) | undefined
@@ -130,12 +132,14 @@ export const createBb84Driver = ({ settings, ledger, tls, stationFile = STATION_
       const late = AbortSignal.timeout(STOP_DEADLINE_MS)
       late.addEventListener('abort', () => void worker.terminate())
       await exited
+      running = undefined
       beingRead = false
     }
   }
 
   return {
     blocks,
+    reconnect: () => running?.postMessage({ kind: 'reconnect' } satisfies ToStation),
     facts: async () => ({
       expectedKeyRateBps: expectedBlock(settings.profile, EXPECTED_EFFICIENCY).secretBitsPerSecond,
       authentication: await ledger.figures(),

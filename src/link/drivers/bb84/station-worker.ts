@@ -49,6 +49,8 @@ export type ToStation =
   | { readonly kind: 'refusal'; readonly number: number; readonly reason: string }
   /** The KME took over a block. */
   | { readonly kind: 'pulled' }
+  /** Certificates or revocation lists have changed. */
+  | { readonly kind: 'reconnect' }
   | { readonly kind: 'stop' }
 
 /** Blocks that wait for the KME; gathering pauses then. */
@@ -56,6 +58,7 @@ const UNPULLED_BLOCKS_MAX = 2
 const RECONNECT_FIRST_MS = 200
 const RECONNECT_LONGEST_MS = 10_000
 /** After so many blocks without key in a row the link rests before the next: each uses authentication key and brings none. */
+const CERTIFICATES_CHANGED = 'certificates or revocation lists have changed: connecting anew'
 const BARREN_BLOCKS_MAX = 3
 const REST_FIRST_MS = 1000
 const REST_LONGEST_MS = 30_000
@@ -64,6 +67,7 @@ const serve = async (port: MessagePort, settings: StationSettings): Promise<void
   const stopping = new AbortController()
   const { signal } = stopping
   const waiting = new Map<number, PromiseWithResolvers<unknown>>()
+  let session = new AbortController()
   let calls = 0
   let unpulled = 0
   let wakeWanted: (() => void) | undefined
@@ -79,8 +83,11 @@ const serve = async (port: MessagePort, settings: StationSettings): Promise<void
   port.on('message', (message: ToStation) => {
     if (message.kind === 'stop') {
       stopping.abort()
+      session.abort()
       wakeWanted?.()
       for (const { reject } of waiting.values()) reject(new SessionEnded('stopped'))
+    } else if (message.kind === 'reconnect') {
+      session.abort()
     } else if (message.kind === 'pulled') {
       unpulled -= 1
       wakeWanted?.()
@@ -114,6 +121,7 @@ const serve = async (port: MessagePort, settings: StationSettings): Promise<void
   const run = settings.role === 'alice' ? runAlice : runBob
 
   while (!signal.aborted) {
+    session = new AbortController()
     try {
       await run(
         {
@@ -147,8 +155,10 @@ const serve = async (port: MessagePort, settings: StationSettings): Promise<void
           },
           clock,
         },
-        signal,
+        session.signal,
       )
+      if (signal.aborted) break
+      tell({ kind: 'event', event: { kind: 'disconnected', reason: CERTIFICATES_CHANGED } })
     } catch (error) {
       if (signal.aborted) break
       const reason = error instanceof Error ? error.message : 'unknown error'
