@@ -306,8 +306,8 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       partners: peers.partners(),
       links: () =>
         links.statuses().map(({ linkId, peerKmeId, state, keyRateBps }) => {
-          const up = state === 'up' && peers.named(peerKmeId)?.available() === true
-          return { linkId, peerKmeId, up, availableKeys: keysWith(peerKmeId), keyRateBps }
+          const peerAnswers = peers.named(peerKmeId)?.available() === true
+          return { linkId, peerKmeId, isUp: state === 'up', peerAnswers, availableKeys: keysWith(peerKmeId), keyRateBps }
         }),
       identity: createOwnIdentity(peerFiles.current),
       processes,

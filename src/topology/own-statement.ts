@@ -9,7 +9,10 @@ import type { LinkStateStatement, StatedLink } from './topology.ts'
 export interface LinkSight {
   readonly linkId: LinkId
   readonly peerKmeId: KmeId
-  readonly up: boolean
+  /** Whether key comes in over it. */
+  readonly isUp: boolean
+  /** Whether the KME at its other end answers. */
+  readonly peerAnswers: boolean
   /** Keys in the pool shared with the peer, issued by either. */
   readonly availableKeys: number
   readonly keyRateBps: number
@@ -17,14 +20,15 @@ export interface LinkSight {
 
 /** @param before what was stated last. @returns what to state: equal to it when nothing changed that others need to know. */
 export const stateLinks = (sights: readonly LinkSight[], before: readonly StatedLink[]): readonly StatedLink[] => {
-  const links = sights.map(({ linkId, peerKmeId, up, availableKeys, keyRateBps }): StatedLink => {
+  const links = sights.map(({ linkId, peerKmeId, isUp, peerAnswers, availableKeys, keyRateBps }): StatedLink => {
     const stated = before.find((link) => link.linkId === linkId)
     return {
       linkId,
       peerKmeId,
       availableKeys: damped(availableKeys, stated?.availableKeys),
       keyRateBps: damped(keyRateBps, stated?.keyRateBps),
-      up,
+      // Key that is stored can be used up while the devices rest; a full pool does not even start them.
+      up: peerAnswers && (isUp || availableKeys >= 1),
     }
   })
   return orderLinks(links).slice(0, LINKS_PER_KME_MAX)

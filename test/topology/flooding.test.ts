@@ -203,6 +203,25 @@ describe('statements', () => {
   })
 })
 
+describe('a link whose devices failed', () => {
+  it('counts as long as there is key left', async () => {
+    const simulation = await begin({ seed: 23, links: ringWithChords(10, 0, 23) })
+    const stateNow = () => simulation.nodes[5]!.view.links().find(({ linkId }) => linkId === '0-1')!.state
+    const link = simulation.links[0]!
+    await simulation.clock.run(5000)
+    link.devicesUp = false
+    link.keys = 3
+    await simulation.clock.run(5000)
+    expect(stateNow()).toBe('up')
+    link.keys = 0
+    await simulation.clock.run(5000)
+    expect(stateNow()).toBe('down')
+    link.devicesUp = true
+    await simulation.clock.run(5000)
+    expect(stateNow()).toBe('up')
+  })
+})
+
 describe('comparing', () => {
   it('finds what a KME may believe behind any number of statements it must refuse', async () => {
     const simulation = await begin({ seed: 22, nodes: 2, links: [[0, 1]] })

@@ -67,7 +67,10 @@ const trustingVerifier: SignerVerifier = {
 
 export interface SimulatedLink {
   readonly ends: readonly [number, number]
+  /** Whether messages come through. */
   up: boolean
+  /** Whether key comes in. */
+  devicesUp: boolean
   keys: number
   rateBps: number
 }
@@ -122,7 +125,7 @@ export const simulateNetwork = (options: SimulationOptions) => {
   const random = seededRandom(options.seed)
   const [leastMs, mostMs] = options.latencyMs ?? [5, 50]
   const log = createLogger('silent')
-  const links = options.links.map((ends): SimulatedLink => ({ ends, up: true, keys: 1000, rateBps: 10_000 }))
+  const links = options.links.map((ends): SimulatedLink => ({ ends, up: true, devicesUp: true, keys: 1000, rateBps: 10_000 }))
   const linksOf: SimulatedLink[][] = Array.from({ length: options.nodes }, () => [])
   for (const link of links) for (const end of link.ends) linksOf[end]!.push(link)
 
@@ -176,10 +179,11 @@ export const simulateNetwork = (options: SimulationOptions) => {
       store,
       partners: linksOf[node]!.map(({ ends: [one, other] }) => partnerOf(node, one === node ? other : one)),
       links: () =>
-        linksOf[node]!.map(({ ends: [one, other], up, keys, rateBps }) => ({
+        linksOf[node]!.map(({ ends: [one, other], up, devicesUp, keys, rateBps }) => ({
           linkId: `${one}-${other}` as LinkId,
           peerKmeId: nodeName(one === node ? other : one),
-          up,
+          isUp: up && devicesUp,
+          peerAnswers: up,
           availableKeys: keys,
           keyRateBps: rateBps,
         })),
