@@ -13,7 +13,7 @@ const mayUse = {
   audit: ['kernel', 'database'],
   custody: ['kernel', 'database'],
   alarms: ['kernel', 'database', 'audit'],
-  peer: ['kernel', 'generated', 'http', 'key-store'],
+  peer: ['kernel', 'generated', 'database', 'http', 'audit', 'key-store'],
   'key-store': ['kernel', 'database', 'audit', 'custody'],
   processes: ['kernel', 'database'],
   topology: ['kernel', 'database', 'http', 'audit', 'alarms', 'peer', 'processes'],

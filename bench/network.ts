@@ -71,6 +71,8 @@ export const startNetwork = async (options: {
   readonly signal: AbortSignal
   readonly maxStoredKeys: number
   readonly answerSizes: readonly number[]
+  /** Further settings of each KME in the `peers` of the other. */
+  readonly peer?: object
 }): Promise<BenchNetwork> => {
   const { cleanUp, signal } = options
   const directory = mkdtempSync(join(tmpdir(), 'openkme-bench-'))
@@ -160,7 +162,7 @@ export const startNetwork = async (options: {
       },
       adminApi: { port: ports[name].admin, tls: { certificate, privateKey }, tokenKey },
       keys: { maxStored: options.maxStoredKeys, localStored: 0 },
-      peers: [{ id: other, url: `https://127.0.0.1:${ports[other].peer}` }],
+      peers: [{ id: other, url: `https://127.0.0.1:${ports[other].peer}`, ...options.peer }],
       links: [{ id: 'a-b', peer: other, driver: 'tcp', port: devicePort }],
       saes: [
         { id: 'alice', kme: 'kme-a', sharesWith: ['bob'] },

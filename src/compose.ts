@@ -9,12 +9,16 @@ import type { InstalledCertificate, MetricsPage, OwnMetrics } from './admin/admi
 import { HEALTH_ROUTES, mountAdminApi } from './admin/routes.ts'
 import { createAlarmStore } from './alarms/prisma-alarms.ts'
 import { createAlarms } from './alarms/report-alarms.ts'
+import { tellOfRefusals } from './alarms/tell-of-refusals.ts'
 import { createNoticeSender } from './alarms/send-notices.ts'
 import {
   clearLinkIncidents,
+  raiseBlocksDiffer,
   raiseKeysBurnt,
   raiseNoKey,
   raiseNotAuthenticated,
+  raisePeerMessageRefused,
+  raisePeerNotApproved,
   raiseQber,
   watchConditions,
   watchDatabase,
@@ -71,7 +75,12 @@ import { createLinkSource, createLoanSource } from './link/replenish-sources.ts'
 import { superviseLink } from './link/supervise-link.ts'
 import { createMtlsPeer } from './peer/mtls-peer.ts'
 import { createPeerDirectory } from './peer/peer-directory.ts'
-import { mountHello } from './peer/routes.ts'
+import { createPeerTrust } from './peer/prisma-peer-trust.ts'
+import { createQkdMixing } from './peer/qkd-mixing.ts'
+import { createSessionLedger } from './peer/prisma-session-ledger.ts'
+import { createRefusalLog } from './peer/refusal-log.ts'
+import { mountHello, mountSessions } from './peer/routes.ts'
+import { createSessionServer } from './peer/session-server.ts'
 import { describeCertificate } from './pki/certificate-facts.ts'
 import { openInstalledFiles, type InstalledFiles } from './pki/installed-files.ts'
 import { PEER_BODY_BYTES_MAX } from './peer/wire.ts'
@@ -146,7 +155,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       log: log.slice('processes'),
     })
     const keyring = await openKeyring({ database, random, kmeId, passphrase: options.passphrase, ...config.custody })
-    const audit = createAuditLog(database)
+    const auditLog = createAuditLog(database)
     const unitSizeBits = config.keys.sizeBits
     const store = createKeyStore({
       database,
@@ -194,6 +203,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     })
     const alarmParts = { store: alarmStore, clock, random, log: log.slice('alarms') }
     const alarms = createAlarms({ ...alarmParts, onGivenUp: (count) => metrics.addAlarmNoticesGivenUp(count) })
+    const audit = tellOfRefusals(auditLog, alarms)
     const notices = cleanUp.use(
       createNoticeSender({
         ...alarmParts,
@@ -230,13 +240,57 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       const { caPem = '', ...files } = peerFiles.current()
       return { ...files, caPem }
     }
+    const peerParts = { clock, log: log.slice('peer') }
+    const peerTrust = createPeerTrust({ ...peerParts, database, peers: config.peers })
+    await peerTrust.load()
+    const isApproved = (peerKmeId: KmeId, fingerprint: string): boolean => {
+      if (peerTrust.accepts(peerKmeId, fingerprint)) return true
+      raisePeerNotApproved(alarms, { peerKmeId, fingerprint })
+      return false
+    }
+    const { rekeyAfterS, rekeyAfterMessages } = peerApi.sessions
+    const rekey = { afterMs: rekeyAfterS * 1000, afterMessages: rekeyAfterMessages, generation: peerTrust.generation }
+    const mixing = createQkdMixing({
+      store,
+      policyOf: (peerKmeId) => config.peers.find(({ id }) => id === peerKmeId)?.mixQkdKey ?? 'off',
+      linksTo: (peerKmeId) => config.links.filter(({ peer }) => peer === peerKmeId).map(({ id }) => id),
+      log: peerParts.log,
+    })
     const peers = cleanUp.use(
       createPeerDirectory(
-        config.peers.map(({ id, url, deadlineMs }) =>
-          createMtlsPeer({ kmeId: id, url, deadlineMs, unitSizeBits, tls: peerTls(), clock, log: log.slice('peer') }),
+        config.peers.map(({ id, url, deadlineMs, sessions }) =>
+          createMtlsPeer({
+            ...peerParts,
+            ownKmeId: kmeId,
+            kmeId: id,
+            url,
+            deadlineMs,
+            unitSizeBits,
+            sessions: sessions === 'required',
+            rekey,
+            mixing,
+            accepts: (fingerprint) => isApproved(id, fingerprint),
+            onForged: (reason) => raisePeerMessageRefused(alarms, { peerKmeId: id, reason }),
+            tls: peerTls(),
+            random,
+          }),
         ),
       ),
     )
+    const sessionLedger = createSessionLedger({ ...peerParts, database, processId: processes.processId })
+    const withoutSessions = new Set(config.peers.filter(({ sessions }) => sessions === 'off').map(({ id }) => id))
+    const sessionServer = createSessionServer({
+      ...peerParts,
+      kmeId,
+      ledger: sessionLedger,
+      rekey,
+      mixing,
+      demandsSession: (peerKmeId) => !withoutSessions.has(peerKmeId),
+      // What it refuses has an alarm of its own.
+      audit: auditLog,
+      onRefused: (peerKmeId, reason) => raisePeerMessageRefused(alarms, { peerKmeId, reason }),
+      random,
+    })
     const linkParts = { kmeId, store, pool, ceilings, peers, processes, unitSizeBits, clock, random, log: log.slice('link') }
     const ends = (link: Config['links'][number]) => ({ linkId: link.id, peerKmeId: link.peer })
     const ledgerOf = (linkId: LinkId) => createAuthenticationLedger({ database, keyring, kmeId, linkId })
@@ -255,6 +309,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
             blockOverQberMax: (qber) => raiseQber(alarms, { ...ends(link), qber, qberMax: link.qberMax }),
             blockWithoutKey: (reason, qber) => raiseNoKey(alarms, { ...ends(link), qber, reason }),
             notAuthenticated: (reason) => raiseNotAuthenticated(alarms, { ...ends(link), reason }),
+            blocksDiffer: () => raiseBlocksDiffer(alarms, ends(link)),
             blockDistilled: () => clearLinkIncidents(alarms, link.id),
           },
         }),
@@ -268,6 +323,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       allowed: config.pools.fallback,
       line: createMemoryKeyPool({ policy: withoutShares, clock }),
       alarms,
+      onDifferent: (seen) => raiseBlocksDiffer(alarms, seen),
       audit,
     })
     const localSource = createLocalSource(linkParts)
@@ -289,7 +345,8 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     const linkStates = createLinkStateDatabase({
       store: topologyStore,
       verifier: createSignerVerifier({ trust, clock }),
-      audit,
+      // What it refuses has an alarm of its own.
+      audit: auditLog,
       alarms,
       clock,
     })
@@ -387,8 +444,13 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       config.log.requests
         ? bothOf(createRequestLog({ listener, quietRoutes, log: log.slice('http'), clock }), countRequests(listener))
         : countRequests(listener)
+    const refusalLog = createRefusalLog({ isPeer: (id) => peers.named(id) !== undefined, audit, log: log.slice('peer') })
     // Peers call each other all the time: counted, not logged line by line.
-    const watched = { sae: watchRequests('sae'), peer: countRequests('peer'), admin: watchRequests('admin', HEALTH_ROUTES) }
+    const watched = {
+      sae: watchRequests('sae'),
+      peer: bothOf(countRequests('peer'), refusalLog.ofCalls),
+      admin: watchRequests('admin', HEALTH_ROUTES),
+    }
     const saeApp = createApiApp({
       errors: 'etsi',
       log: log.slice('http'),
@@ -426,12 +488,16 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       mount: (app) => {
         app.use(
           requireKme({
-            isAdmitted: (id, facts) => peers.named(id) !== undefined && !peerFiles.isRevoked(facts.serialNumber, facts.issuer),
+            isAdmitted: (id, facts) =>
+              peers.named(id) !== undefined &&
+              !peerFiles.isRevoked(facts.serialNumber, facts.issuer) &&
+              isApproved(id, facts.fingerprint256),
             clock,
           }),
         )
+        mountSessions(app, sessionServer)
         mountHello(app, { kmeId, unitSizeBits })
-        mountDeliveryPeerApi(app, { acceptAssignment, store, pool, log: log.slice('delivery') })
+        mountDeliveryPeerApi(app, { acceptAssignment, store, pool, audit, log: log.slice('delivery') })
         mountLinkPeerApi(app, { links, fallback, lending, audit })
         mountTopologyPeerApi(app, { flooding })
       },
@@ -466,6 +532,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
           saes,
           links,
           peers,
+          trust: peerTrust,
           pools: poolWatch,
           poolHistory,
           replenisher,
@@ -493,6 +560,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     loop(processes.run(signal))
     if (redis !== undefined) loop(redis.watch(signal))
     loop(peers.watch(signal))
+    loop(peerTrust.watch(signal))
     loop(links.run(signal))
     loop(fallback.run(signal))
     loop(flooding.run(signal))
@@ -503,12 +571,13 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     loop(alarms.run(signal))
     loop(notices.run(signal))
     loop(watchDatabase({ alarms, databaseAnswers: database.answers, clock }, signal))
-    const notice = (table: string | undefined): void => {
+    const hear = (table: string | undefined): void => {
       if (table === 'duty') processes.wake()
       else if (table === 'topology') flooding.notice()
       else saes.notice()
+      if (table === undefined || table.startsWith('peer_')) peerTrust.notice()
     }
-    loop(database.listen('kme_changes', notice, signal))
+    loop(database.listen('kme_changes', hear, signal))
     const keepParts = { pool, store, clock, log: log.slice('key-pool') }
     loop(rebuildWhenInDoubt(keepParts, signal))
     loop(forgetDestroyedKeys({ store, clock, log: log.slice('key-store') }, signal))
@@ -519,6 +588,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
         settlement.settleForTheDead(held),
         comparePool(keepParts, held),
         localSource.run(held),
+        sessionLedger.run(held),
         replenisher.run(held),
         recordPools({ ...poolParts, watch: poolWatch, history: poolHistory, alarms }, held),
         expireKeys({ store, clock, log: log.slice('key-store'), onExpired: metrics.addKeysExpired }, held),
@@ -546,7 +616,10 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     const listen = async (
       name: 'sae' | 'peer' | 'admin',
       app: Parameters<typeof startListener>[0]['app'],
-      more: Pick<Parameters<typeof startListener>[0], 'host' | 'port' | 'tls' | 'clientCertificate' | 'minVersion' | 'limits'>,
+      more: Pick<
+        Parameters<typeof startListener>[0],
+        'host' | 'port' | 'tls' | 'clientCertificate' | 'minVersion' | 'limits' | 'refused'
+      >,
     ): Promise<Listener> => {
       const listener = await startListener({ name, app, log: log.slice('http'), clock, refused: watched[name], ...more })
       cleanUp.defer(() => listener.stop(STOP_GRACE_MS))
@@ -566,6 +639,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       tls: peerFiles.current(),
       clientCertificate: 'required',
       limits: { maxBodyBytes: PEER_BODY_BYTES_MAX },
+      refused: bothOf(countRequests('peer'), refusalLog.ofListener),
     })
     const adminListener = await listen('admin', adminApp, {
       host: adminApi.host,
@@ -590,6 +664,13 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       }, signal),
     )
     loop(adminFiles.watch((contents) => adminListener.updateTls(contents), signal))
+    peerTrust.onNarrowed((peerKmeId) => {
+      const uri = `urn:kme:kme:${peerKmeId}`
+      peerListener.closeConnections(
+        (facts) => facts?.sanUris.includes(uri) === true && !peerTrust.accepts(peerKmeId, facts.fingerprint256),
+      )
+      peers.updateTls(peerTls())
+    })
     saes.onChange((saeId) => {
       const uri = `urn:kme:sae:${saeId}`
       saeListener.closeConnections(

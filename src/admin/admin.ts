@@ -10,6 +10,7 @@ export const adminScopes = [
   'link:read',
   'peer:read',
   'topology:read',
+  'peer:write',
   'sae:read',
   'sae:write',
   'certificate:read',

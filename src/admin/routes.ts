@@ -12,18 +12,18 @@ import { parseQuery, pathSegment } from '../http/request-target.ts'
 import { BadRequest, Forbidden, Unauthorized } from '../kernel/errors.ts'
 import { actorOf, type AdminAnswer, type AdminRoute } from './admin-route.ts'
 import { parseAdminScope, type Admin, type MetricsPage, type Readiness, type TokenVerifier } from './admin.ts'
+import { managePeersRoutes, type ManagePeersParts } from './manage-peers.ts'
 import { manageSaesRoutes } from './manage-saes.ts'
 import { readAuditRoutes } from './read-audit.ts'
 import { showAlarmsRoutes } from './show-alarms.ts'
 import { showCertificatesRoutes, type ShowCertificatesParts } from './show-certificates.ts'
 import { showKmeRoutes, type ShowKmeParts } from './show-kme.ts'
 import { showLinksRoutes } from './show-links.ts'
-import { showPeersRoutes } from './show-peers.ts'
 import { showPoolsRoutes, type ShowPoolsParts } from './show-pools.ts'
 import { showTopologyRoutes, type ShowTopologyParts } from './show-topology.ts'
 import type { SaeDirectory } from '../delivery/delivery.ts'
 
-export interface AdminApiParts extends ShowKmeParts, ShowPoolsParts, ShowCertificatesParts, ShowTopologyParts {
+export interface AdminApiParts extends ShowKmeParts, ShowPoolsParts, ShowCertificatesParts, ShowTopologyParts, ManagePeersParts {
   readonly verifier: TokenVerifier
   readonly audit: AuditLog
   readonly alarms: AlarmDirectory
@@ -38,7 +38,7 @@ export const mountAdminApi = (app: Pick<Express, 'route'>, parts: AdminApiParts)
     ...showKmeRoutes(parts),
     ...showPoolsRoutes(parts),
     ...showLinksRoutes(parts),
-    ...showPeersRoutes(parts),
+    ...managePeersRoutes(parts),
     ...showTopologyRoutes(parts),
     ...manageSaesRoutes(parts),
     ...showCertificatesRoutes(parts),

@@ -62,6 +62,10 @@ const incidentsLastMs: Readonly<Record<string, number>> = {
   'pool.fallback': 300_000,
   'pool.fallback-refused': 300_000,
   'topology.refused': 300_000,
+  'peer.message-refused': 600_000,
+  'peer.not-approved': 300_000,
+  'peer.request-refused': 600_000,
+  'link.blocks-differ': 300_000,
 }
 
 /** A block was refused because of its error rate. */
@@ -73,6 +77,15 @@ export const raiseQber = (
     `link.qber:${seen.linkId}`,
     'critical',
     `link ${seen.linkId}: the error rate of a block is ${seen.qber}, over the limit of ${seen.qberMax}; somebody may be listening`,
+    seen,
+  )
+
+/** The two ends of a link hold different bytes under one name. */
+export const raiseBlocksDiffer = (alarms: Alarms, seen: { readonly linkId: string; readonly peerKmeId: string }): void =>
+  alarms.raise(
+    `link.blocks-differ:${seen.linkId}`,
+    'critical',
+    `link ${seen.linkId}: ${seen.peerKmeId} holds other bytes of a block than this KME; the devices do not work together, or that KME lies`,
     seen,
   )
 
@@ -99,6 +112,34 @@ export const clearLinkIncidents = (alarms: Alarms, linkId: string): void => {
   alarms.clear(`link.no-key:${linkId}`)
   alarms.clear(`link.not-authenticated:${linkId}`)
 }
+
+/** A message that came under the certificate of a peer was not what the peer said, or came at a wrong time or place. */
+export const raisePeerMessageRefused = (alarms: Alarms, seen: { readonly peerKmeId: string; readonly reason: string }): void =>
+  alarms.raise(
+    `peer.message-refused:${seen.peerKmeId}`,
+    'critical',
+    `a message of KME ${seen.peerKmeId} was refused (${seen.reason}); nothing was changed by it. Somebody may use its certificate${HINTS[seen.reason] ?? ''}`,
+    seen,
+  )
+
+/** Reasons that more often have a harmless cause. */
+const HINTS: Readonly<Record<string, string>> = {
+  'no-session': ', or that KME speaks no sessions: compare peers[].sessions at both',
+  'no-qkd-key': ', or it does not mix QKD keys in: compare peers[].mixQkdKey at both',
+  stale: ', or the clocks of the two KMEs differ',
+  version: ', or that KME has another version of OpenKME',
+  'session-offer': ', or that KME has another version of OpenKME',
+  'answer-malformed': ', or that KME has another version of OpenKME',
+}
+
+/** A certificate of the right authority and name that nobody approved. */
+export const raisePeerNotApproved = (alarms: Alarms, seen: { readonly peerKmeId: string; readonly fingerprint: string }): void =>
+  alarms.raise(
+    `peer.not-approved:${seen.peerKmeId}`,
+    'critical',
+    `KME ${seen.peerKmeId} shows a certificate nobody approved, SHA-256 ${seen.fingerprint}: compare it with the operator of that KME, then "kme peer approve ${seen.peerKmeId} --fingerprint ..."`,
+    seen,
+  )
 
 /** Keys were given up because their fate at the peer is in doubt. */
 export const raiseKeysBurnt = (alarms: Alarms, keyCount: number): void =>

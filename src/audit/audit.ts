@@ -24,6 +24,8 @@ export type AuditEventName =
   | 'alarm.cleared'
   | 'admin.refused'
   | 'peer.refused'
+  /** Certificates approved or withdrawn, new sessions asked for. */
+  | 'peer.changed'
   | 'kme.started'
   | 'kme.stopped'
 

@@ -28,7 +28,7 @@ export const addOperatorCommands = (program: Command): void => {
   addShowLink(link)
   addModel(link)
   addPoolCommands(group(program, 'pool', 'key pools'))
-  addList(group(program, 'peer', 'other KMEs'), 'all peer KMEs', 'peers', peerTable)
+  addPeerCommands(group(program, 'peer', 'other KMEs'))
   addList(group(program, 'alarm', 'alarms'), 'alarms: raised, and cleared in the last seven days', 'alarms', alarmTable)
   addTopologyCommand(program)
   addAuditList(group(program, 'audit', 'the audit log'))
@@ -86,15 +86,47 @@ const addList = (parent: Command, description: string, path: string, draw: (entr
     )
 }
 
+const addPeerCommands = (peer: Command): void => {
+  addList(peer, 'all peer KMEs', 'peers', peerTable)
+  const certificate = (verb: 'approve' | 'withdraw', description: string): void => {
+    withAdminOptions(peer.command(`${verb} <kmeId>`))
+      .description(description)
+      .requiredOption('--fingerprint <sha256>', 'of its certificate, as the operator of that KME reads it to you')
+      .action((kmeId: string, options: AdminOptions & { fingerprint: string }) =>
+        asAdmin(options, async (client) => {
+          const { fingerprint } = options
+          const answer = await client.post(`peers/${encodeURIComponent(kmeId)}/${verb}`, { fingerprint })
+          printPeer(answer, options)
+        }),
+      )
+  }
+  certificate('approve', 'accept a certificate of a KME; from then on it needs an approved one')
+  certificate('withdraw', 'accept a certificate of a KME no more, and cut its connections')
+  withAdminOptions(peer.command('rekey <kmeId>'))
+    .description('replace the keys of all sessions with a KME')
+    .action((kmeId: string, options: AdminOptions) =>
+      asAdmin(options, async (client) => printPeer(await client.post(`peers/${encodeURIComponent(kmeId)}/rekey`), options)),
+    )
+}
+
+const printPeer = (answer: Record<string, unknown>, options: AdminOptions): void =>
+  console.log(options.json === true ? toJson(answer) : peerTable([answer as unknown as Schemas['Peer']]))
+
+const certificatesText = (certificates: Schemas['Peer']['certificates']): string => {
+  if (certificates === null) return 'any of the authority'
+  return certificates.map(({ fingerprint }) => `${fingerprint.slice(0, 11)}...`).join(' ') || 'none'
+}
+
 const peerTable = (peers: readonly Schemas['Peer'][]): string =>
   table(
-    ['kme', 'url', 'available', 'last answer', 'failures in a row'],
+    ['kme', 'url', 'available', 'last answer', 'failures in a row', 'certificates'],
     peers.map((peer) => [
       peer.kmeId,
       peer.url,
       peer.available ? 'yes' : 'no',
       age(peer.lastAnswerAgeMs),
       String(peer.failuresInARow),
+      certificatesText(peer.certificates),
     ]),
   )
 

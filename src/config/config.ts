@@ -5,7 +5,15 @@ import { dirname, isAbsolute, resolve } from 'node:path'
 import { parseDocument } from 'yaml'
 import { z } from 'zod'
 import { profileNamed, type Bb84Profile, type ProfileOverrides } from '../bb84/profile.ts'
-import { parseKmeId, parseLinkId, parseSaeId, type KmeId, type LinkId, type SaeId } from '../kernel/identifiers.ts'
+import {
+  parseFingerprint,
+  parseKmeId,
+  parseLinkId,
+  parseSaeId,
+  type KmeId,
+  type LinkId,
+  type SaeId,
+} from '../kernel/identifiers.ts'
 import { checkMarks, poolsSchema, settleMarks, type Marks } from './pool-marks.ts'
 
 const identifier = <T extends string>(what: string, parse: (text: string) => T | undefined) =>
@@ -64,11 +72,26 @@ const keys = z.strictObject({
 
 const pools = poolsSchema(kmeId)
 
+const fingerprint = z.string().transform((text, context): string => {
+  const parsed = parseFingerprint(text)
+  if (parsed !== undefined) return parsed
+  context.addIssue({ code: 'custom', message: 'not a SHA-256 fingerprint: 64 hexadecimal digits, with or without colons' })
+  return z.NEVER
+})
+
 const peer = z.strictObject({
   id: kmeId,
   /** Origin of the peer API of that KME. */
   url: origin,
   deadlineMs: z.int().min(100).max(30_000).default(5000),
+  /** `off` for a peer that does not speak sessions yet: messages go and are taken without seals. */
+  sessions: z.enum(['required', 'off']).default('required'),
+  /** Whether a QKD key is mixed into the keys of sessions. */
+  mixQkdKey: z.enum(['off', 'prefer', 'require']).default('prefer'),
+  /** SHA-256 of the certificates the peer may show. Any of the KME authority will do if left out. */
+  certificateFingerprints: z.array(fingerprint).default([]),
+  /** `approval`: nothing is said before an operator approved a certificate with `kme peer approve`. */
+  firstContact: z.enum(['authority', 'approval']).default('authority'),
 })
 
 const tcpLink = z.strictObject({
@@ -243,6 +266,13 @@ const schema = z.strictObject({
   peerApi: z.strictObject({
     ...listener,
     tls: z.strictObject({ certificate: z.string(), privateKey: z.string(), ca: z.string(), crl: z.string().optional() }),
+    /** When the keys of a session with a peer are replaced. */
+    sessions: z
+      .strictObject({
+        rekeyAfterS: z.int().min(1).max(86_400).default(300),
+        rekeyAfterMessages: z.int().min(1).max(100_000_000).default(1_000_000),
+      })
+      .prefault({}),
   }),
   adminApi: z.strictObject({
     ...listener,

@@ -12,6 +12,7 @@ import {
   Unavailable,
   UnknownSlave,
 } from '../kernel/errors.ts'
+import type { AuditLog } from '../audit/audit.ts'
 import type { AssignmentId, KeyId, KmeId, SaeId } from '../kernel/identifiers.ts'
 import type { Logger } from '../kernel/log.ts'
 import type { Random } from '../kernel/random.ts'
@@ -40,6 +41,7 @@ export interface GetKeyParts {
   readonly accountOf: (masterSaeId: SaeId, slaveSaeId: SaeId) => Account
   /** Units of the fallback source, for a peer whose pool is exhausted. Undefined where it is off, or gives none now. */
   readonly takeFallback: (peerKmeId: KmeId, unitCount: number) => Promise<readonly UnitRun[] | undefined>
+  readonly audit: AuditLog
   readonly random: Random
   readonly log: Logger
 }
@@ -230,6 +232,12 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
         return
       }
       await parts.settlement.abort(assignment.aid, 'the confirmation does not fit the key bytes')
+      await parts.audit.append({
+        event: 'peer.refused',
+        actor: `kme:${peer.kmeId}`,
+        outcome: 'refused',
+        subject: { call: 'assignments', aid: assignment.aid, reason: 'wrong-confirmation' },
+      })
       throw new PeerUnavailable(RETRY_PEER_S)
     }
     if (answer.outcome === 'failed') {

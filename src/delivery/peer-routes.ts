@@ -1,10 +1,11 @@
 /** The KME-to-KME API of delivery: accept assignments, void them. */
 import type { Express } from 'express'
+import type { AuditLog } from '../audit/audit.ts'
 import { only } from '../http/api-app.ts'
 import { callerKme } from '../http/caller.ts'
 import { sendJson } from '../http/json-response.ts'
 import { readBody } from '../http/request-body.ts'
-import type { KmeId } from '../kernel/identifiers.ts'
+import type { AssignmentId, KmeId } from '../kernel/identifiers.ts'
 import type { Logger } from '../kernel/log.ts'
 import type { KeyPool } from '../key-pool/key-pool.ts'
 import type { KeyStore } from '../key-store/key-store.ts'
@@ -22,7 +23,7 @@ import type { AcceptAssignment } from './accept-assignment.ts'
 
 export const mountDeliveryPeerApi = (
   app: Express,
-  parts: { acceptAssignment: AcceptAssignment; store: KeyStore; pool: KeyPool; log: Logger },
+  parts: { acceptAssignment: AcceptAssignment; store: KeyStore; pool: KeyPool; audit: AuditLog; log: Logger },
 ): void => {
   /** A call that fails must not fail the others that travelled with it. */
   const orFailed = async <T>(call: Promise<T>): Promise<T | { outcome: 'failed' }> => {
@@ -34,10 +35,18 @@ export const mountDeliveryPeerApi = (
     }
   }
 
-  /** Burnt units are first freed of the assignment they were offered for, then used up. */
-  const retire = async (kmeId: KmeId, { aid, units }: Retirement): Promise<{ outcome: 'retired' }> => {
+  const voidIt = async (kmeId: KmeId, aid: AssignmentId, call: 'aborts' | 'retirements'): Promise<{ outcome: AbortAnswer }> => {
     const answer = await parts.store.voidAssignment(kmeId, aid)
     if (answer.outcome === 'voided') await parts.pool.adjustTheirs(kmeId, answer.freedTheirs)
+    else if (answer.isForeign) {
+      const subject = { call, aid, reason: 'not-its-own' }
+      await parts.audit.append({ event: 'peer.refused', actor: `kme:${kmeId}`, outcome: 'refused', subject })
+    }
+    return { outcome: answer.outcome }
+  }
+  /** Burnt units are first freed of the assignment they were offered for, then used up. */
+  const retire = async (kmeId: KmeId, { aid, units }: Retirement): Promise<{ outcome: 'retired' }> => {
+    await voidIt(kmeId, aid, 'retirements')
     await parts.pool.adjustTheirs(kmeId, -(await parts.store.retire(kmeId, units)))
     return { outcome: 'retired' }
   }
@@ -57,9 +66,7 @@ export const mountDeliveryPeerApi = (
       const answers: { outcome: AbortAnswer }[] = []
       // One after the other: after a crash there may be many, and each is a transaction of its own.
       for (const aid of aids) {
-        const answer = await orFailed(parts.store.voidAssignment(kmeId, aid))
-        if (answer.outcome === 'voided') await parts.pool.adjustTheirs(kmeId, answer.freedTheirs)
-        answers.push({ outcome: answer.outcome })
+        answers.push(await orFailed(voidIt(kmeId, aid, 'aborts')))
       }
       sendJson(response, { answers })
     },

@@ -182,6 +182,75 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/peers/{kmeId}/approve": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Percent-encoded. */
+                kmeId: components["schemas"]["KmeId"];
+            };
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Accept a certificate of a peer KME
+         * @description From the first approval on, the peer needs an approved certificate. Compare the fingerprint with the other site's operator before.
+         */
+        post: operations["approvePeerCertificate"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/peers/{kmeId}/withdraw": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Percent-encoded. */
+                kmeId: components["schemas"]["KmeId"];
+            };
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Accept a certificate of a peer KME no more
+         * @description Connections under it are cut. The peer needs an approved certificate from now on.
+         */
+        post: operations["withdrawPeerCertificate"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/peers/{kmeId}/rekey": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Percent-encoded. */
+                kmeId: components["schemas"]["KmeId"];
+            };
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Replace the keys of all sessions with a peer KME
+         * @description Each connection opens a new session; the old keys verify for a while beside the new ones.
+         */
+        post: operations["rekeyPeer"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/topology": {
         parameters: {
             query?: never;
@@ -411,7 +480,7 @@ export interface components {
         /** @description Milliseconds since 1970 */
         TimeMs: number;
         /** @enum {string} */
-        Scope: "kme:read" | "pool:read" | "pool:replenish" | "link:read" | "peer:read" | "topology:read" | "sae:read" | "sae:write" | "certificate:read" | "audit:read" | "alarm:read" | "metrics:read";
+        Scope: "kme:read" | "pool:read" | "pool:replenish" | "link:read" | "peer:read" | "topology:read" | "peer:write" | "sae:read" | "sae:write" | "certificate:read" | "audit:read" | "alarm:read" | "metrics:read";
         /** @description RFC 9457 */
         Problem: {
             type: string;
@@ -634,6 +703,21 @@ export interface components {
             /** @description Milliseconds since its last answer; null before the first */
             lastAnswerAgeMs: number | null;
             failuresInARow: components["schemas"]["Count"];
+            /** @description The certificates it may show, by their SHA-256; null where any of the KME authority will do */
+            certificates: {
+                fingerprint: components["schemas"]["Fingerprint"];
+                /**
+                 * @description Who said so
+                 * @enum {string}
+                 */
+                from: "configuration" | "operator";
+            }[] | null;
+        };
+        /** @description SHA-256 of a certificate */
+        Fingerprint: string;
+        CertificateFingerprint: {
+            /** @description SHA-256, with or without colons, in either case */
+            fingerprint: string;
         };
         PeerList: {
             peers: components["schemas"]["Peer"][];
@@ -1034,6 +1118,98 @@ export interface operations {
             400: components["responses"]["BadRequest"];
             401: components["responses"]["Unauthorized"];
             403: components["responses"]["Forbidden"];
+            503: components["responses"]["ServiceUnavailable"];
+        };
+    };
+    approvePeerCertificate: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Percent-encoded. */
+                kmeId: components["schemas"]["KmeId"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CertificateFingerprint"];
+            };
+        };
+        responses: {
+            /** @description The peer as it is now */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Peer"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            503: components["responses"]["ServiceUnavailable"];
+        };
+    };
+    withdrawPeerCertificate: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Percent-encoded. */
+                kmeId: components["schemas"]["KmeId"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CertificateFingerprint"];
+            };
+        };
+        responses: {
+            /** @description The peer as it is now */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Peer"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
+            503: components["responses"]["ServiceUnavailable"];
+        };
+    };
+    rekeyPeer: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @description Percent-encoded. */
+                kmeId: components["schemas"]["KmeId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The peer as it is now */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Peer"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            403: components["responses"]["Forbidden"];
+            404: components["responses"]["NotFound"];
             503: components["responses"]["ServiceUnavailable"];
         };
     };

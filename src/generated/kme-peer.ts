@@ -4,6 +4,27 @@
  */
 
 export interface paths {
+    "/kme/v1/sessions": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Keys for the messages that follow on this connection
+         * @description The answer carries a `Kme-Message` header with sequence number 0, made with the new keys. The session holds for this TLS connection
+         *     only. Every other request and answer carries the header too; docs/peer-protocol.md says what it must hold.
+         */
+        post: operations["openSession"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/kme/v1/hello": {
         parameters: {
             query?: never;
@@ -208,6 +229,34 @@ export interface components {
                 [key: string]: unknown;
             }[];
         };
+        SessionOffer: {
+            /** @description The caller speaks these */
+            versions: number[];
+            /** @description Public key, 32 bytes (RFC 7748) */
+            x25519: string;
+            /** @description Encapsulation key, 1184 bytes (FIPS 203) */
+            mlKem768: string;
+            /** @description 32 random bytes */
+            nonce: string;
+            /** @description Blocks of QKD links to the answering KME that a secret may be taken of, the best first */
+            qkdBlocks?: string[];
+        };
+        SessionAnswer: {
+            /**
+             * @description One of those offered
+             * @constant
+             */
+            version: 1;
+            x25519: string;
+            /** @description 1088 bytes */
+            mlKem768Ciphertext: string;
+            nonce: string;
+            /**
+             * Format: uuid
+             * @description The block whose secret is mixed in; left out, none is
+             */
+            qkdBlock?: string;
+        };
         Hello: {
             /**
              * @description Version of this API; KMEs that differ do not work together
@@ -394,6 +443,33 @@ export interface components {
 }
 export type $defs = Record<string, never>;
 export interface operations {
+    openSession: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["SessionOffer"];
+            };
+        };
+        responses: {
+            /** @description The other half */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["SessionAnswer"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            503: components["responses"]["ServiceUnavailable"];
+        };
+    };
     hello: {
         parameters: {
             query?: never;

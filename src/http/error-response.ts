@@ -5,6 +5,7 @@ import { STATUS_CODES } from 'node:http'
 import type { ServerResponse } from 'node:http'
 import { BadRequest, MethodNotAllowed } from '../kernel/errors.ts'
 import type { KmeError, KmeErrorCode } from '../kernel/errors.ts'
+import { sealHeaders } from './answer-seal.ts'
 
 /** `etsi` for the SAE API, `problem` for the admin and peer API. */
 export type ErrorStyle = 'etsi' | 'problem'
@@ -64,7 +65,7 @@ export const sendError = (
   options: { readonly challenge?: string; readonly close?: boolean } = {},
 ): void => {
   const answer = answerTo(error, style, options.challenge ?? certificateChallenge)
-  const headers = [...answer.headers]
+  const headers = [...answer.headers, ...sealHeaders(res, answer.status, answer.body)]
   if (options.close) headers.push('Connection', 'close')
   res.writeHead(answer.status, headers)
   res.end(answer.body)

@@ -1,6 +1,6 @@
 /** Reads request bodies. Holds: a body that is not understood is refused, never taken for an absent one, because an absent
  *  body is a valid Key request for one default key (ETSI GS QKD 014, clause 6.2). */
-import type { IncomingMessage } from 'node:http'
+import type { IncomingMessage, ServerResponse } from 'node:http'
 import { BadRequest } from '../kernel/errors.ts'
 import { SecretBytes } from '../kernel/secret-bytes.ts'
 import { parseStrictJson } from './strict-json.ts'
@@ -34,9 +34,50 @@ export const readJsonObject = async (
   return value as Record<string, unknown>
 }
 
+const heldKey = Symbol('body')
+
+interface ReadRequest extends IncomingMessage {
+  [heldKey]?: Buffer | SecretBytes | undefined
+}
+
+/** Reads the body before the handler does, to check it as a whole; the handler then gets it from `readBody` or `readSecretBody`.
+ *  @returns the bytes, secret when they are labelled as plain bytes; wiped after the request unless the handler takes them.
+ *  @throws BadRequest as those two do. */
+export const readBodyAhead = async (
+  req: IncomingMessage,
+  res: ServerResponse,
+  maxBytes: number,
+): Promise<Buffer | SecretBytes> => {
+  const isSecret = req.headers['content-type'] === 'application/octet-stream'
+  const body = await (isSecret ? readSecretBody(req, maxBytes) : readBody(req, maxBytes))
+  const read = req as ReadRequest
+  read[heldKey] = body
+  if (body instanceof SecretBytes) {
+    res.once('close', () => {
+      if (read[heldKey] === body) body.wipe()
+    })
+  }
+  return body
+}
+
+/** What was read ahead, once. */
+const takeHeld = (req: IncomingMessage): Buffer | SecretBytes | undefined => {
+  const read = req as ReadRequest
+  const held = read[heldKey]
+  read[heldKey] = undefined
+  return held
+}
+
 /** The bytes of the body, empty when there is none.
  *  @throws BadRequest when it is longer than `maxBytes` or breaks off. */
-export const readBody = (req: IncomingMessage, maxBytes = DEFAULT_MAX_BYTES): Promise<Buffer> =>
+export const readBody = (req: IncomingMessage, maxBytes = DEFAULT_MAX_BYTES): Promise<Buffer> => {
+  const held = takeHeld(req)
+  if (held === undefined) return receiveBody(req, maxBytes)
+  if (Buffer.isBuffer(held) && held.length <= maxBytes) return Promise.resolve(held)
+  return Promise.reject(new BadRequest())
+}
+
+const receiveBody = (req: IncomingMessage, maxBytes: number): Promise<Buffer> =>
   new Promise((resolve, reject) => {
     const chunks: Buffer[] = []
     let length = 0
@@ -62,7 +103,15 @@ export const readBody = (req: IncomingMessage, maxBytes = DEFAULT_MAX_BYTES): Pr
 
 /** The body as key material: it is in no buffer but the one returned.
  *  @throws BadRequest when it is not labelled as plain bytes, its length is not announced, over `maxBytes` or wrong. */
-export const readSecretBody = (req: IncomingMessage, maxBytes: number): Promise<SecretBytes> =>
+export const readSecretBody = (req: IncomingMessage, maxBytes: number): Promise<SecretBytes> => {
+  const held = takeHeld(req)
+  if (held === undefined) return receiveSecretBody(req, maxBytes)
+  if (held instanceof SecretBytes && held.lengthBytes <= maxBytes) return Promise.resolve(held)
+  if (held instanceof SecretBytes) held.wipe()
+  return Promise.reject(new BadRequest())
+}
+
+const receiveSecretBody = (req: IncomingMessage, maxBytes: number): Promise<SecretBytes> =>
   new Promise((resolve, reject) => {
     const length = Number(req.headers['content-length'])
     const isPlain = req.headers['content-type'] === 'application/octet-stream' && req.headers['transfer-encoding'] === undefined

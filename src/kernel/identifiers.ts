@@ -30,3 +30,12 @@ export const parseBlockId = (text: string): BlockId | undefined => (UUID.test(te
 
 export const parseAssignmentId = (text: string): AssignmentId | undefined =>
   UUID.test(text) ? (text.toLowerCase() as AssignmentId) : undefined
+
+const SHA256 = /^[0-9A-F]{64}$/
+
+/** Fingerprint (SHA-256) of a certificate as OpenSSL, Node.js and browsers print it: with or without colons, in either case.
+ *  @returns `AA:BB:...`, or undefined when it is none. */
+export const parseFingerprint = (text: string): string | undefined => {
+  const digits = text.replaceAll(':', '').toUpperCase()
+  return SHA256.test(digits) ? digits.replace(/..(?=.)/g, '$&:') : undefined
+}

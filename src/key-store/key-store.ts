@@ -196,6 +196,13 @@ export interface KeyStore {
   /** HMACs over the whole block that only a holder of the same bytes can make: the one this KME proves its bytes with, and
    *  the one it expects from the peer. Undefined when the block is not here, not of this link, destroyed, or does not open. */
   blockTags(blockId: BlockId, of: { readonly linkId: LinkId; readonly peerKmeId: KmeId }): Promise<BlockTags | undefined>
+  /** Some blocks that the peer holds as well, the newest first; of these links only. */
+  sharedBlocks(of: { readonly linkIds: readonly LinkId[]; readonly peerKmeId: KmeId }): Promise<readonly BlockId[]>
+  /** A secret that only the two ends of the block can know, for sessions between them. Undefined as for `blockTags`. */
+  sharedSecret(
+    blockId: BlockId,
+    of: { readonly linkIds: readonly LinkId[]; readonly peerKmeId: KmeId },
+  ): Promise<SecretBytes | undefined>
   /** INGESTED to AVAILABLE. Undefined when the block was not INGESTED (a repeated confirmation). */
   release(blockId: BlockId): Promise<AvailableUnits | undefined>
   /** INGESTED to DESTROYED: the two ends do not hold the same block. */
@@ -237,11 +244,12 @@ export interface KeyStore {
   // Holding KME
   /** Checks that the units are the caller's to issue and free here, compares bytes, and holds the keys for the slaves. */
   hold(peerKmeId: KmeId, assignment: Assignment, commitment: Buffer): Promise<HoldAnswer>
-  /** Makes sure that `aid` can never be fetched nor held again. `released` when a slave already has a key of it. */
+  /** Makes sure that `aid` can never be fetched nor held again. `released` when a slave already has a key of it, or when it is none
+   *  of the peer's (`isForeign`). */
   voidAssignment(
     peerKmeId: KmeId,
     aid: AssignmentId,
-  ): Promise<{ outcome: 'voided'; freedTheirs: number } | { outcome: 'released' }>
+  ): Promise<{ outcome: 'voided'; freedTheirs: number } | { outcome: 'released'; isForeign?: true }>
   /** The peer burnt units it issued: nobody will ever need them here. How many were still free in the pool. */
   retire(peerKmeId: KmeId, units: readonly UnitRun[]): Promise<number>
   /** Method "Get key with key IDs", all or none. The commit happens before this resolves.

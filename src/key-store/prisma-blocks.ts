@@ -5,7 +5,7 @@ import type { Database, Statements } from '../database/database.ts'
 import { KeyDataAccess } from '../kernel/errors.ts'
 import type { BlockId, KmeId, LinkId } from '../kernel/identifiers.ts'
 import type { SecretBytes } from '../kernel/secret-bytes.ts'
-import { blockTag } from './commitment.ts'
+import { blockTag, sessionSecret } from './commitment.ts'
 import { placeName, sealUnit, TAG_KEY_BYTES, TAG_KEY_INDEX, type BlockPlace } from './key-envelope.ts'
 import {
   FALLBACK_LINK_PREFIX,
@@ -97,6 +97,9 @@ const addSecurity = (statements: Statements, linkId: LinkId, statement: Security
     ],
   )
 
+/** A block may be used up while it is spoken of; then the next one will do. */
+const SHARED_BLOCKS_MAX = 4
+
 type BlockMethods = Pick<
   KeyStore,
   | 'deposit'
@@ -105,6 +108,8 @@ type BlockMethods = Pick<
   | 'pendingUnits'
   | 'unusedUnits'
   | 'blockTags'
+  | 'sharedBlocks'
+  | 'sharedSecret'
   | 'release'
   | 'discard'
   | 'availableUnits'
@@ -216,6 +221,21 @@ export const blockMethods = ({ database, keyring, reader, kmeId, unitSizeBits }:
       [linkId],
     )
     return row?.units ?? 0
+  },
+
+  sharedBlocks: async ({ linkIds, peerKmeId }) => {
+    const rows = await database.query<{ block_id: BlockId }>(
+      `SELECT block_id FROM key_block WHERE state = 'AVAILABLE' AND link_id = ANY($1::text[]) AND peer_kme_id = $2
+       ORDER BY ingested_at DESC LIMIT ${SHARED_BLOCKS_MAX}`,
+      [linkIds, peerKmeId],
+    )
+    return rows.map((row) => row.block_id)
+  },
+
+  sharedSecret: async (blockId, { linkIds, peerKmeId }) => {
+    const block = (await reader.open([blockId])).get(blockId)
+    if (block?.peerKmeId !== peerKmeId || !linkIds.some((linkId) => linkId === block.place.linkId)) return undefined
+    return sessionSecret(block.tagKey, blockId)
   },
 
   blockTags: async (blockId, of) => {

@@ -225,7 +225,7 @@ export const holdMethods = (parts: HoldParts): Pick<KeyStore, 'hold' | 'retire' 
         const held = rows[0] as HeldRow
         if (held.role !== 'holder' || held.peer_kme_id !== peerKmeId) {
           await audit('refused')
-          return { outcome: 'released' }
+          return { outcome: 'released', isForeign: true }
         }
         if (held.state === 'VOIDED') return voided(0)
         if (held.state !== 'ISSUED' || held.fetched > 0) {

@@ -23,6 +23,8 @@ export interface AgreeBlockParts {
   readonly log: Logger
   readonly onAgreed: (units: AvailableUnits) => void
   readonly onDiscarded: (reason: string) => void
+  /** Before `onDiscarded`: the two ends hold different bytes. */
+  readonly onDifferent: () => void
 }
 
 export interface BlockAgreement {
@@ -67,6 +69,11 @@ export const createBlockAgreement = (parts: AgreeBlockParts): BlockAgreement => 
     parts.onDiscarded(reason)
   }
 
+  const discardDifferent = (blockId: BlockId): Promise<void> => {
+    parts.onDifferent()
+    return discard(blockId, 'the two ends hold different bytes')
+  }
+
   /** @returns true when the block needs no more proposals. */
   const propose = async (blockId: BlockId): Promise<boolean> => {
     const peer = parts.peers.named(peerKmeId)
@@ -86,7 +93,7 @@ export const createBlockAgreement = (parts: AgreeBlockParts): BlockAgreement => 
     }
     unknownSinceMs.delete(blockId)
     if (answer.outcome === 'agreed' && equal(answer.tag, tags.peers)) await release(blockId)
-    else await discard(blockId, 'the two ends hold different bytes')
+    else await discardDifferent(blockId)
     return true
   }
 
@@ -144,7 +151,7 @@ export const createBlockAgreement = (parts: AgreeBlockParts): BlockAgreement => 
       const tags = await store.blockTags(blockId, parts)
       if (tags === undefined) return { outcome: 'unknown' }
       if (!equal(tag, tags.peers)) {
-        await discard(blockId, 'the two ends hold different bytes')
+        await discardDifferent(blockId)
         return { outcome: 'different' }
       }
       await release(blockId)

@@ -28,6 +28,7 @@ export interface FallbackSourceParts {
   /** Units of this source that this process may issue, apart from those of the links. */
   readonly line: KeyPool
   readonly alarms: Alarms
+  readonly onDifferent: (ends: { readonly linkId: LinkId; readonly peerKmeId: KmeId }) => void
   readonly audit: AuditLog
   readonly random: Random
   readonly clock: Clock
@@ -120,6 +121,7 @@ export const createFallbackSource = (parts: FallbackSourceParts): FallbackSource
       proposes: ({ deviceBlock }) => deviceBlock.startsWith(blockName(kmeId, '')),
       onAgreed: () => undefined,
       onDiscarded: () => undefined,
+      onDifferent: () => parts.onDifferent({ linkId, peerKmeId }),
     })
     return {
       peerKmeId,

@@ -35,6 +35,8 @@ export interface SuperviseLinkParts {
     readonly blockOverQberMax: (qber: number) => void
     readonly blockWithoutKey: (reason: string, qber: number) => void
     readonly notAuthenticated: (reason: string) => void
+    /** The peer holds other bytes of a block. */
+    readonly blocksDiffer: () => void
     /** A block is whole and authentic: what was wrong is over. */
     readonly blockDistilled: () => void
   }
@@ -89,6 +91,7 @@ export const superviseLink = (parts: SuperviseLinkParts): SupervisedLink => {
       parts.processes.count(figure('bits agreed'), (units.mine.units.length + units.theirs) * parts.unitSizeBits)
     },
     onDiscarded: () => parts.processes.count(figure('blocks rejected'), 1),
+    onDifferent: parts.on.blocksDiffer,
   })
 
   const report = (event: DriverEvent): void => {

@@ -1,11 +1,11 @@
-/** PeerKme over HTTPS with client certificates. The peer's certificate must name the KME ID we expect (SAN URI), whatever
- *  its address is. Redirects are not followed, answers are bounded in size and time. */
-import type { PeerCertificate } from 'node:tls'
-import { Pool } from 'undici'
+/** PeerKme over HTTPS with client certificates, inside sessions. The peer's certificate must name the KME ID we expect (SAN URI),
+ *  whatever its address is. Redirects are not followed, answers are bounded in size and time. */
 import { createBatching } from '../kernel/batching.ts'
 import type { Clock } from '../kernel/clock.ts'
+import { BadRequest } from '../kernel/errors.ts'
 import type { AssignmentId, KmeId } from '../kernel/identifiers.ts'
 import type { Logger } from '../kernel/log.ts'
+import type { Random } from '../kernel/random.ts'
 import { createCircuitBreaker } from './circuit-breaker.ts'
 import {
   PeerCallFailed,
@@ -20,9 +20,13 @@ import {
   type Retirement,
   type RetirementAnswer,
 } from './peer.ts'
+import type { QkdMixing } from './qkd-mixing.ts'
+import { createSessionClient, type PeerRequest, type PeerTls } from './session-client.ts'
+import type { RekeyPolicy } from './session-life.ts'
 import {
   CALLS_PER_REQUEST_MAX,
   fallbackBlockPath,
+  parsePeerBody,
   PEER_PROTOCOL,
   peerPaths,
   readAbortAnswers,
@@ -39,22 +43,23 @@ import {
   writeStatements,
 } from './wire.ts'
 
-export interface PeerTls {
-  readonly certificatePem: string
-  readonly privateKeyPem: string
-  /** Authority that KME certificates come from. */
-  readonly caPem: string
-  /** Revocation lists of the authorities; without them a revoked peer is still called. */
-  readonly crlPems?: readonly string[]
-}
-
 export interface MtlsPeerOptions {
+  readonly ownKmeId: KmeId
   readonly kmeId: KmeId
   readonly url: string
   readonly deadlineMs: number
   readonly unitSizeBits: number
+  /** Whether messages travel inside sessions. */
+  readonly sessions: boolean
+  readonly rekey: RekeyPolicy
+  readonly mixing: QkdMixing
+  /** Whether the peer may show this certificate, SHA-256 as `AA:BB:...`. */
+  readonly accepts: (fingerprint256: string) => boolean
+  /** An answer was not what the peer said. */
+  readonly onForged: (reason: string) => void
   readonly tls: PeerTls
   readonly clock: Clock
+  readonly random: Random
   readonly log: Logger
 }
 
@@ -66,9 +71,6 @@ export interface MtlsPeer extends PeerKme, FloodingPartner {
   updateTls(tls: PeerTls): void
   close(): Promise<void>
 }
-
-const ANSWER_BYTES_MAX = 8 * 1024 * 1024
-const CONNECTIONS = 4
 
 /** Errors that undici and the socket report before a request's first byte was written. */
 const NOTHING_WAS_SENT = new Set([
@@ -89,56 +91,43 @@ const NOTHING_WAS_SENT = new Set([
   'ERR_TLS_CERT_ALTNAME_INVALID',
 ])
 
+const ANSWER_TOO_LARGE = 'UND_ERR_RES_EXCEEDED_MAX_SIZE'
+
 const codeOf = (error: unknown): string | undefined => (error as { code?: string }).code
 
 export const createMtlsPeer = (options: MtlsPeerOptions): MtlsPeer => {
   const { kmeId, clock, deadlineMs } = options
   const origin = new URL(options.url).origin
-
-  const connect = (tls: PeerTls): Pool =>
-    new Pool(origin, {
-      connections: CONNECTIONS,
-      pipelining: 1,
-      keepAliveTimeout: 20_000,
-      headersTimeout: deadlineMs,
-      bodyTimeout: deadlineMs,
-      maxResponseSize: ANSWER_BYTES_MAX,
-      connect: {
-        timeout: Math.min(deadlineMs, 3000),
-        cert: tls.certificatePem,
-        key: tls.privateKeyPem,
-        ca: tls.caPem,
-        ...(tls.crlPems !== undefined && { crl: [...tls.crlPems] }),
-        minVersion: 'TLSv1.3',
-        ecdhCurve: 'X25519MLKEM768:X25519:P-256',
-        maxCachedSessions: 0,
-        checkServerIdentity: (_host: string, certificate: PeerCertificate) => namesKme(certificate, kmeId),
-      },
-    })
-  let pool = connect(options.tls)
+  const channel = createSessionClient({
+    kmeId: options.ownKmeId,
+    peerKmeId: kmeId,
+    origin,
+    deadlineMs,
+    sessions: options.sessions,
+    rekey: options.rekey,
+    mixing: options.mixing,
+    accepts: options.accepts,
+    onForged: options.onForged,
+    tls: options.tls,
+    clock,
+    random: options.random,
+  })
 
   /** One request; `undefined` as body is a GET, a buffer goes as it is. @throws PeerCallFailed. */
   const request = async <T>(path: string, body: object | Buffer | undefined, read: (answer: unknown) => T): Promise<T> => {
-    // The deadline starts here and covers connecting, waiting and reading.
+    // The deadline starts here and covers connecting, opening a session, waiting and reading.
     const stop = new AbortController()
     const finished = new AbortController()
     void clock.sleep(deadlineMs, finished.signal).then(() => stop.abort())
     try {
-      const response = await pool.request({
-        path,
-        method: body === undefined ? 'GET' : 'POST',
-        signal: stop.signal,
-        ...(Buffer.isBuffer(body)
-          ? { headers: { 'content-type': 'application/octet-stream' }, body }
-          : body !== undefined && { headers: { 'content-type': 'application/json' }, body: JSON.stringify(body) }),
-      })
-      if (response.statusCode !== 200) {
-        await response.body.dump()
-        throw new PeerCallFailed(`answered ${response.statusCode}`, true)
-      }
-      return read(await response.body.json())
+      const response = await channel.exchange(requestOf(path, body), stop.signal)
+      // No KME sends another one elsewhere.
+      if (response.status >= 300 && response.status < 400) throw new BadRequest()
+      if (response.status !== 200) throw new PeerCallFailed(`answered ${response.status}`, true)
+      return read(parsePeerBody(response.body))
     } catch (error) {
       const code = codeOf(error)
+      if (error instanceof BadRequest || code === ANSWER_TOO_LARGE) options.onForged('answer-malformed')
       throw error instanceof PeerCallFailed
         ? error
         : new PeerCallFailed(code ?? (error as Error).message, code === undefined || !NOTHING_WAS_SENT.has(code), {
@@ -212,20 +201,14 @@ export const createMtlsPeer = (options: MtlsPeerOptions): MtlsPeer => {
       failuresInARow: breaker.failuresInARow(),
     }),
     watch: (signal) => breaker.watch(signal),
-    updateTls: (tls) => {
-      const old = pool
-      pool = connect(tls)
-      void old.close()
-    },
-    close: () => pool.destroy(),
+    updateTls: channel.updateTls,
+    close: channel.close,
   }
 }
 
-/** For checkServerIdentity: undefined when the certificate names the KME. The chain was verified before. */
-const namesKme = (certificate: PeerCertificate, kmeId: KmeId): Error | undefined => {
-  const names = (certificate.subjectaltname ?? '').split(', ')
-  if (names.includes(`URI:urn:kme:kme:${kmeId}`)) return undefined
-  return Object.assign(new Error(`the certificate at this address is not that of ${kmeId}`), {
-    code: 'ERR_TLS_CERT_ALTNAME_INVALID',
-  })
+const requestOf = (path: string, body: object | Buffer | undefined): PeerRequest => {
+  if (body === undefined) return { method: 'GET', path }
+  return Buffer.isBuffer(body)
+    ? { method: 'POST', path, contentType: 'application/octet-stream', body }
+    : { method: 'POST', path, contentType: 'application/json', body: JSON.stringify(body) }
 }

@@ -1,7 +1,8 @@
 /** The KMEs this one speaks to. */
 import type { KmeId } from '../kernel/identifiers.ts'
-import type { MtlsPeer, PeerTls } from './mtls-peer.ts'
+import type { MtlsPeer } from './mtls-peer.ts'
 import type { FloodingPartner, PeerDirectory } from './peer.ts'
+import type { PeerTls } from './session-client.ts'
 
 export interface WatchedPeers extends PeerDirectory, AsyncDisposable {
   /** Everybody this KME exchanges topology with. */

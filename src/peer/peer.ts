@@ -109,3 +109,24 @@ export interface PeerDirectory {
   named(kmeId: KmeId): PeerKme | undefined
   statuses(): readonly PeerStatus[]
 }
+
+export interface ApprovedCertificate {
+  /** SHA-256 as `AA:BB:...`. */
+  readonly fingerprint: string
+  /** In the configuration file, or approved over the admin API. */
+  readonly from: 'configuration' | 'operator'
+}
+
+/** Which certificates a peer KME may show, and how often an operator asked for new session keys with it. */
+export interface PeerTrust {
+  /** A certificate of the KME authority that names this peer: is it good enough? */
+  accepts(peerKmeId: KmeId, fingerprint256: string): boolean
+  generation(peerKmeId: KmeId): number
+  /** The certificates the peer is held to; undefined when any of the KME authority will do. */
+  approved(peerKmeId: KmeId): readonly ApprovedCertificate[] | undefined
+  /** @param approved false to withdraw it; from then on the peer needs another that is approved.
+   *  @throws NotFound when there is no such peer. */
+  setApproved(peerKmeId: KmeId, fingerprint256: string, approved: boolean, actor: string): Promise<void>
+  /** @throws NotFound when there is no such peer. */
+  rekey(peerKmeId: KmeId, actor: string): Promise<void>
+}

@@ -15,6 +15,7 @@ import {
   type SaeId,
 } from '../kernel/identifiers.ts'
 import type { UnitRun } from '../key-store/key-store.ts'
+import { SESSION_VERSION, type AgreementAnswer, type AgreementOffer } from './session-keys.ts'
 import type {
   AbortAnswer,
   AssignmentAnswer,
@@ -31,6 +32,7 @@ import type {
 export const PEER_PROTOCOL = 1
 
 export const peerPaths = {
+  sessions: '/kme/v1/sessions',
   hello: '/kme/v1/hello',
   assignments: '/kme/v1/assignments',
   aborts: '/kme/v1/aborts',
@@ -41,6 +43,12 @@ export const peerPaths = {
   statements: '/kme/v1/topology/statements',
   comparison: '/kme/v1/topology/comparison',
 } as const
+
+/** What the audit log calls a request: a call of this API, or `other`. */
+export const callOf = (target: string): string => {
+  const path = target.replace(/\/fallback-blocks\/.*/, '/fallback-blocks/{block}')
+  return Object.entries(peerPaths).find(([, known]) => known === path)?.[0] ?? 'other'
+}
 
 /** Most calls of one kind that travel in one request. */
 export const CALLS_PER_REQUEST_MAX = 64
@@ -58,6 +66,9 @@ export const STATEMENT_LENGTH_MAX = 32_768
 const SIGNATURE_BYTES_MAX = 128
 const CERTIFICATES_MAX = 4
 const CERTIFICATE_BYTES_MAX = 4096
+const SESSION_VERSIONS_MAX = 16
+const SESSION_BLOCKS_MAX = 16
+const SESSION_VALUE_BYTES_MAX = 2048
 
 export interface Hello {
   readonly protocol: number
@@ -244,6 +255,56 @@ export const readFallbackAnswer = (body: unknown): FallbackAnswer => {
   return outcome
 }
 
+const bytes = (value: unknown, max: number): Buffer => {
+  if (typeof value !== 'string' || value.length > Math.ceil(max / 3) * 4) throw new BadRequest()
+  const decoded = Buffer.from(value, 'base64')
+  if (decoded.length === 0 || decoded.toString('base64') !== value) throw new BadRequest()
+  return decoded
+}
+
+/** @param nonce makes the body differ from every other. @param qkdBlocks blocks that a secret may be taken of. */
+export const writeSessionOffer = (offer: AgreementOffer, nonce: Buffer, qkdBlocks: readonly BlockId[] = []): object => ({
+  versions: [SESSION_VERSION],
+  x25519: offer.x25519.toString('base64'),
+  mlKem768: offer.mlKem768.toString('base64'),
+  nonce: nonce.toString('base64'),
+  ...(qkdBlocks.length > 0 && { qkdBlocks }),
+})
+
+/** Members it does not know are ignored, so that a later version can be offered along with this one. */
+export const readSessionOffer = (
+  body: unknown,
+): { readonly versions: readonly number[]; readonly offer: AgreementOffer; readonly qkdBlocks: readonly BlockId[] } => {
+  const offer = members(body)
+  return {
+    versions: list(offer['versions'], 1, SESSION_VERSIONS_MAX).map((version) => integer(version, 0, 1000)),
+    offer: {
+      x25519: bytes(offer['x25519'], SESSION_VALUE_BYTES_MAX),
+      mlKem768: bytes(offer['mlKem768'], SESSION_VALUE_BYTES_MAX),
+    },
+    qkdBlocks: list(offer['qkdBlocks'] ?? [], 0, SESSION_BLOCKS_MAX).map((block) => id<BlockId>(block, parseBlockId)),
+  }
+}
+
+export const writeSessionAnswer = (answer: AgreementAnswer, nonce: Buffer, qkdBlock: BlockId | undefined): object => ({
+  version: SESSION_VERSION,
+  x25519: answer.x25519.toString('base64'),
+  mlKem768Ciphertext: answer.mlKem768Ciphertext.toString('base64'),
+  nonce: nonce.toString('base64'),
+  ...(qkdBlock !== undefined && { qkdBlock }),
+})
+
+/** @throws BadRequest also when the peer chose a version that was not offered. */
+export const readSessionAnswer = (body: unknown): AgreementAnswer & { readonly qkdBlock: BlockId | undefined } => {
+  const answer = members(body)
+  integer(answer['version'], SESSION_VERSION, SESSION_VERSION)
+  return {
+    x25519: bytes(answer['x25519'], SESSION_VALUE_BYTES_MAX),
+    mlKem768Ciphertext: bytes(answer['mlKem768Ciphertext'], SESSION_VALUE_BYTES_MAX),
+    qkdBlock: answer['qkdBlock'] === undefined ? undefined : id<BlockId>(answer['qkdBlock'], parseBlockId),
+  }
+}
+
 export const readLoanAnswer = (body: unknown): UnitRun[] => readRuns(members(body)['units'])
 
 export const readHello = (body: unknown): Hello => {
@@ -254,13 +315,6 @@ export const readHello = (body: unknown): Hello => {
     kmeId: hello['kmeId'],
     unitSizeBits: integer(hello['unitSizeBits'], 8, 1_048_576),
   }
-}
-
-const bytes = (value: unknown, max: number): Buffer => {
-  if (typeof value !== 'string' || value.length > Math.ceil(max / 3) * 4) throw new BadRequest()
-  const decoded = Buffer.from(value, 'base64')
-  if (decoded.length === 0 || decoded.toString('base64') !== value) throw new BadRequest()
-  return decoded
 }
 
 export const writeSignedStatement = ({ statement, signature, certificates }: SignedStatement): object => ({

@@ -148,7 +148,9 @@ describe('links and peers', () => {
       ],
     })
     expect((await world.call('get', '/api/v1/peers', { token })).body).toEqual({
-      peers: [{ kmeId: 'kme-b', url: 'https://b:1', available: false, lastAnswerAgeMs: null, failuresInARow: 4 }],
+      peers: [
+        { kmeId: 'kme-b', url: 'https://b:1', available: false, lastAnswerAgeMs: null, failuresInARow: 4, certificates: null },
+      ],
     })
   })
 })

@@ -21,7 +21,7 @@ import { systemRandom } from '../../src/kernel/random.ts'
 import type { KeyPool, PoolHistory, PoolLevel } from '../../src/key-pool/key-pool.ts'
 import { createPoolWatch, type RunningPoolWatch } from '../../src/key-pool/watch-pools.ts'
 import type { LinkStatus, Replenisher } from '../../src/link/link.ts'
-import type { PeerKme, PeerStatus } from '../../src/peer/peer.ts'
+import type { PeerKme, PeerStatus, PeerTrust } from '../../src/peer/peer.ts'
 import type { LiveProcess } from '../../src/processes/processes.ts'
 import type { TopologyDirectory } from '../../src/topology/topology.ts'
 import { createContract } from '../openapi/contract.ts'
@@ -156,6 +156,20 @@ const fakeSaes = (changes: string[]): SaeDirectory => {
   }
 }
 
+const fakeTrust = (changes: string[]): PeerTrust => {
+  const approved = new Map<string, string[]>()
+  return {
+    accepts: () => true,
+    generation: () => 0,
+    approved: (peerKmeId) => approved.get(peerKmeId)?.map((fingerprint) => ({ fingerprint, from: 'operator' })),
+    setApproved: async (peerKmeId, fingerprint, isApproved, actor) => {
+      changes.push(`${actor} ${isApproved ? 'approves' : 'withdraws'} ${fingerprint} of ${peerKmeId}`)
+      approved.set(peerKmeId, isApproved ? [fingerprint] : [])
+    },
+    rekey: async (peerKmeId, actor) => void changes.push(`${actor} asks for new keys with ${peerKmeId}`),
+  }
+}
+
 export interface Answer {
   readonly status: number
   readonly contentType: string
@@ -250,6 +264,7 @@ export const createAdminWorld = async (options: WorldOptions = {}): Promise<Admi
     replenisher: options.replenisher ?? { replenishNow: () => Promise.resolve({ ceilingKeys: 1000, sources: [] }) },
     limits,
     links: { statuses: () => options.links ?? [] },
+    trust: fakeTrust(changes),
     peers: { statuses: () => options.peers ?? [], named: (id) => fakePeer(options.peers?.find((peer) => peer.kmeId === id)) },
     processes: {
       alive: () => options.processes ?? [],

@@ -11,8 +11,9 @@ import { assignmentTag } from '../../src/key-store/commitment.ts'
 import type { Assignment, UnitRun } from '../../src/key-store/key-store.ts'
 import { createBlockReader, joinUnits } from '../../src/key-store/prisma-open-blocks.ts'
 import { peerPaths, writeOffer } from '../../src/peer/wire.ts'
-import type { Answer, Network, SaeClient } from '../network/network.ts'
+import type { Answer, Network } from '../network/network.ts'
 import { createContract } from '../openapi/contract.ts'
+import { createSessionSpeaker } from '../peer/session-speaker.ts'
 
 const UNIT_BITS = 256
 const contract = createContract('openapi/kme-peer.yaml')
@@ -33,7 +34,14 @@ export interface ForgingPeer extends AsyncDisposable {
 
 export const createForgingPeer = async (network: Network): Promise<ForgingPeer> => {
   const own = (name: string) => readFileSync(`${network.directory}/${name}`, 'utf8')
-  const client: SaeClient = network.clientOf(network.ports.get('kme-a')!.peer, { cert: own('kme-b.pem'), key: own('kme-b.key') })
+  const speaker = createSessionSpeaker({
+    port: network.ports.get('kme-a')!.peer,
+    cert: own('kme-b.pem'),
+    key: own('kme-b.key'),
+    ca: network.authorities.certificatePem.kme,
+    from: 'kme-b',
+    to: 'kme-a',
+  })
   const database = openDatabase({ url: network.databases.get('kme-b')!.url, connections: 4, onError: () => undefined })
   using passphrase = SecretBytes.take(Buffer.from('passphrase of kme-b'))
   const kmeId = 'kme-b' as KmeId
@@ -82,10 +90,10 @@ export const createForgingPeer = async (network: Network): Promise<ForgingPeer> 
     return tag
   }
 
-  const say: ForgingPeer['say'] = async (path, body) => judgedAnswer('POST', path, await client.post(path, body))
+  const say: ForgingPeer['say'] = async (path, body) => judgedAnswer('POST', path, await speaker.say('POST', path, body))
   return {
     say,
-    get: async (path) => judgedAnswer('GET', path, await client.get(path)),
+    get: async (path) => judgedAnswer('GET', path, await speaker.say('GET', path)),
     units,
     assignment: async (changes = {}) => ({
       aid: randomUUID() as AssignmentId,
@@ -106,7 +114,7 @@ export const createForgingPeer = async (network: Network): Promise<ForgingPeer> 
       return (answer.json as { answers: unknown[] }).answers
     },
     [Symbol.asyncDispose]: async () => {
-      client.close()
+      speaker.hangUp()
       await database[Symbol.asyncDispose]()
     },
   }

@@ -1,7 +1,7 @@
 /** Rows P of the bad-input catalogue, first half: a peer KME with a good certificate and full knowledge of the shared bytes
- *  asks for what it may not have. Each refusal changes nothing and stands in the audit log.
- *  Not of this protocol version: epochs (P06), sequence numbers (P07), acknowledgements of their own (P15), relay (P17, P18),
- *  message MACs and pads (P19, P20): they come with the sessions and the relay between KMEs. P28 is in test/network/topology.test.ts. */
+ *  asks for what it may not have. Each refusal changes nothing, stands in the audit log and raises an alarm.
+ *  What it may say but not in this place, at this time or under this seal (P06, P07, P19, P26, P27) is in test/peer/hostile-peer.test.ts.
+ *  P28 is in test/network/topology.test.ts. */
 import { randomBytes, randomUUID } from 'node:crypto'
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals'
 import type { AssignmentId, KeyId, SaeId } from '../../src/kernel/identifiers.ts'
@@ -30,14 +30,22 @@ const refusals = async (): Promise<number> => {
   )
   return row!.count
 }
-/** Runs `act` and checks that it changed nothing and that its refusal was recorded. */
-const refusedAndRecorded = async <T>(act: () => Promise<T>): Promise<T> => {
+/** Runs `act` and checks that it changed nothing, that its refusal was recorded once, and that an alarm was raised. */
+const refusedAndTold = async <T>(act: () => Promise<T>, alarm = 'peer.request-refused:kme-b'): Promise<T> => {
+  await test.network.query('kme-a', 'DELETE FROM alarm WHERE name = $1', [alarm])
   const [before, stored] = [await refusals(), await storedKeys(test.alice, 'bob')]
   const result = await test.costsNothing(act)
+  await eventually('a record', async () => (await refusals()) > before)
   expect(await refusals()).toBe(before + 1)
   expect(await storedKeys(test.alice, 'bob')).toBe(stored)
+  await raised(alarm)
   return result
 }
+const raised = (alarm: string): Promise<unknown> =>
+  eventually(`the alarm ${alarm}`, async () => {
+    const rows = await test.network.query('kme-a', 'SELECT 1 FROM alarm WHERE name = $1 AND cleared_at IS NULL', [alarm])
+    return rows.length === 1
+  })
 const refused = (reason: string) => [{ outcome: 'refused', reason }]
 const held = [{ outcome: 'held', confirmation: expect.any(String) as unknown }]
 const heldRow = async (aid: string) =>
@@ -72,7 +80,7 @@ describe('a forged assignment', () => {
   ] as [string, Partial<Assignment>, string][])('%s is refused as %s', async (_row, changes, reason) => {
     const units = changes.sizeBits === undefined ? undefined : await peer.units('kme-b', 17)
     const call = await peer.offer(await peer.assignment({ ...changes, ...(units && { units }) }))
-    expect(await refusedAndRecorded(() => peer.assign(call))).toEqual(refused(reason))
+    expect(await refusedAndTold(() => peer.assign(call))).toEqual(refused(reason))
   })
 
   it.each([
@@ -89,7 +97,7 @@ describe('a forged assignment', () => {
     ['nothing but an ID', { masterSaeId: undefined, slaveSaeIds: undefined, units: undefined }],
   ])('%s is refused as malformed', async (_row, changes) => {
     const call = await peer.offer(await peer.assignment(), changes)
-    expect(await refusedAndRecorded(() => peer.assign(call))).toEqual(refused('malformed'))
+    expect(await refusedAndTold(() => peer.assign(call))).toEqual(refused('malformed'))
   })
 
   it('P09 a long ttl is cut to what this KME allows', async () => {
@@ -104,7 +112,7 @@ describe('a forged assignment', () => {
       `SELECT block_id FROM key_block WHERE peer_kme_id = 'kme-a' AND state = 'AVAILABLE' LIMIT 1`,
     )
     const call = await peer.offer(await peer.assignment(), { units: [{ blockId: local!.block_id, units: [0] }] })
-    const [answer] = (await refusedAndRecorded(() => peer.assign(call))) as [{ outcome: string; reason: string }]
+    const [answer] = (await refusedAndTold(() => peer.assign(call))) as [{ outcome: string; reason: string }]
     expect(answer.outcome).toBe('refused')
     expect(['different', 'units-unavailable']).toContain(answer.reason)
   })
@@ -118,12 +126,12 @@ describe('a forged assignment', () => {
     ['on more units than the keys need', async () => peer.units('kme-b', 2)],
   ])('%s is refused', async (_row, units) => {
     const call = await peer.offer(await peer.assignment(), { units: await units() })
-    expect(await refusedAndRecorded(() => peer.assign(call))).toEqual(refused('units-unavailable'))
+    expect(await refusedAndTold(() => peer.assign(call))).toEqual(refused('units-unavailable'))
   })
 
   it('P03 on units this KME issues is refused although the bytes are known', async () => {
     const call = await peer.offer(await peer.assignment({ units: await peer.units('kme-a', 1) }))
-    expect(await refusedAndRecorded(() => peer.assign(call))).toEqual(refused('units-unavailable'))
+    expect(await refusedAndTold(() => peer.assign(call))).toEqual(refused('units-unavailable'))
   })
 
   it('on one unit for two keys is refused', async () => {
@@ -132,14 +140,14 @@ describe('a forged assignment', () => {
     const call = await peer.offer(
       await peer.assignment({ keyIds, units: [{ ...run!, units: [run!.units[0]!, run!.units[0]!] }] }),
     )
-    expect(await refusedAndRecorded(() => peer.assign(call))).toEqual(refused('units-unavailable'))
+    expect(await refusedAndTold(() => peer.assign(call))).toEqual(refused('units-unavailable'))
   })
 
   it('on units already taken is refused', async () => {
     const first = await peer.assignment()
     expect(await peer.assign(await peer.offer(first))).toEqual(held)
     const second = await peer.offer(await peer.assignment({ units: first.units }))
-    expect(await refusedAndRecorded(() => peer.assign(second))).toEqual(refused('units-unavailable'))
+    expect(await refusedAndTold(() => peer.assign(second))).toEqual(refused('units-unavailable'))
   })
 
   it('P04 said again gets the same answer and no new row', async () => {
@@ -159,7 +167,7 @@ describe('a forged assignment', () => {
       { slaveSaeIds: ['anna' as SaeId] },
     ]) {
       const call = await peer.offer({ ...assignment, ...changes })
-      expect(await refusedAndRecorded(() => peer.assign(call))).toEqual(refused('aid-in-use'))
+      expect(await refusedAndTold(() => peer.assign(call))).toEqual(refused('aid-in-use'))
     }
   })
 
@@ -170,18 +178,18 @@ describe('a forged assignment', () => {
       `SELECT aid FROM assignment WHERE role = 'issuer' LIMIT 1`,
     )
     const call = await peer.offer(await peer.assignment({ aid: own!.aid }))
-    expect(await refusedAndRecorded(() => peer.assign(call))).toEqual(refused('aid-in-use'))
+    expect(await refusedAndTold(() => peer.assign(call))).toEqual(refused('aid-in-use'))
   })
 
   it('P08 with a proof that does not fit the bytes is refused', async () => {
     const call = await peer.offer(await peer.assignment(), { commitment: randomBytes(32).toString('base64') })
-    expect(await refusedAndRecorded(() => peer.assign(call))).toEqual(refused('different'))
+    expect(await refusedAndTold(() => peer.assign(call))).toEqual(refused('different'))
   })
 
   it('P11 with a key ID that exists is refused', async () => {
     const [known] = await draw(test.alice, 'bob')
     const call = await peer.offer(await peer.assignment({ keyIds: [known!.key_ID as KeyId] }))
-    expect(await refusedAndRecorded(() => peer.assign(call))).toEqual(refused('key-id-in-use'))
+    expect(await refusedAndTold(() => peer.assign(call))).toEqual(refused('key-id-in-use'))
     expect(keysOf(await fetchKeys(test.bob, 'alice', [known!]))).toEqual([known])
   })
 
@@ -193,7 +201,7 @@ describe('a forged assignment', () => {
 
   it('P27 a KME ID in the body is nobody: the certificate says who speaks', async () => {
     const call = await peer.offer(await peer.assignment({ masterSaeId: 'carol' as SaeId }), { kmeId: 'kme-c', caller: 'kme-c' })
-    expect(await refusedAndRecorded(() => peer.assign(call))).toEqual(refused('sae-not-served'))
+    expect(await refusedAndTold(() => peer.assign(call))).toEqual(refused('sae-not-served'))
   })
 })
 
@@ -201,7 +209,7 @@ describe('an abort', () => {
   const abort = async (aid: string): Promise<unknown> =>
     ((await peer.say(peerPaths.aborts, { calls: [{ aid }] })).json as { answers: unknown[] }).answers[0]
 
-  it('P13 of an assignment of this KME itself changes nothing', async () => {
+  it('P13 of an assignment of this KME itself changes nothing and is told', async () => {
     const [key] = await draw(test.alice, 'bob')
     const rows = await test.network.query<{ aid: string }>('kme-a', 'SELECT aid FROM assigned_key WHERE key_id = $1', [
       key!.key_ID,
@@ -212,7 +220,7 @@ describe('an abort', () => {
     ])
     const foreign = [...rows, ...localRows]
     expect(foreign).not.toHaveLength(0)
-    for (const { aid } of foreign) expect(await test.costsNothing(() => abort(aid))).toEqual({ outcome: 'released' })
+    for (const { aid } of foreign) expect(await refusedAndTold(() => abort(aid))).toEqual({ outcome: 'released' })
     expect(keysOf(await fetchKeys(test.bob, 'alice', [key!]))).toEqual([key])
     expect(keysOf(await fetchKeys(test.anna, 'alice', [local!]))).toEqual([local])
   })
@@ -230,8 +238,34 @@ describe('an abort', () => {
     const call = await peer.offer(assignment)
     await peer.assign(call)
     expect(await abort(assignment.aid)).toEqual({ outcome: 'voided' })
-    expect(await refusedAndRecorded(() => peer.assign(call))).toEqual(refused('aid-voided'))
+    // An honest abort may overtake its assignment: recorded, but no alarm.
+    const before = await refusals()
+    expect(await test.costsNothing(() => peer.assign(call))).toEqual(refused('aid-voided'))
+    expect(await refusals()).toBe(before + 1)
     expect((await fetchKeys(test.alice, 'bob', [{ key_ID: assignment.keyIds[0]! }])).status).toBe(400)
+  })
+})
+
+describe('a retirement', () => {
+  it('P15 for an assignment and units that nobody knows leaves a tombstone and nothing else', async () => {
+    const call = { aid: randomUUID(), units: [{ blockId: randomUUID(), units: [0, 1] }] }
+    const units = () => test.network.query('kme-a', 'SELECT block_id, taken::text, done::text FROM key_block ORDER BY block_id')
+    const before = await units()
+    const answer = await peer.say(peerPaths.retirements, { calls: [call] })
+    expect(answer.json).toEqual({ answers: [{ outcome: 'retired' }] })
+    expect(await units()).toEqual(before)
+    expect((await heldRow(call.aid))!.state).toBe('VOIDED')
+  })
+
+  it('P13 of units this KME issues leaves them, and that of its assignment is told', async () => {
+    const mine = await peer.units('kme-a', 1)
+    const [key] = await draw(test.alice, 'bob')
+    const [row] = await test.network.query<{ aid: string }>('kme-a', 'SELECT aid FROM assigned_key WHERE key_id = $1', [
+      key!.key_ID,
+    ])
+    const call = { aid: row!.aid, units: mine }
+    await refusedAndTold(() => peer.say(peerPaths.retirements, { calls: [call] }))
+    expect(keysOf(await fetchKeys(test.bob, 'alice', [key!]))).toEqual([key])
   })
 })
 
@@ -239,7 +273,7 @@ describe('a request', () => {
   it('P10 with a million key IDs is refused before it is parsed, by its size', async () => {
     const body = JSON.stringify({ calls: [{ keyIds: Array<string>(1_000_000).fill('3f0c1c2e-8f4d-4d8e-9a51-0f2a6f4b7c11') }] })
     expect(body.length).toBeGreaterThan(30_000_000)
-    const outcome = await test.costsNothing(() =>
+    const outcome = await refusedAndTold(() =>
       peer.say(peerPaths.assignments, body).then(
         (answer) => answer.status,
         () => 'closed',
@@ -256,7 +290,7 @@ describe('a request', () => {
     ['65 calls', JSON.stringify({ calls: Array.from({ length: 65 }, () => ({ aid: randomUUID() })) })],
   ])('with %s is 400', async (_row, body) => {
     for (const path of [peerPaths.assignments, peerPaths.aborts, peerPaths.blocks]) {
-      expect((await test.costsNothing(() => peer.say(path, body))).status).toBe(400)
+      expect((await refusedAndTold(() => peer.say(path, body))).status).toBe(400)
     }
   })
 
@@ -267,7 +301,7 @@ describe('a request', () => {
     ['an abort of no UUID', peerPaths.aborts, { calls: [{ aid: 'x' }] }],
     ['a block with a short proof', peerPaths.blocks, { calls: [{ linkId: 'a-b', blockId: randomUUID(), tag: 'AAAA' }] }],
   ])('for %s is 400', async (_row, path, body) => {
-    expect((await test.costsNothing(() => peer.say(path, body))).status).toBe(400)
+    expect((await refusedAndTold(() => peer.say(path, body))).status).toBe(400)
   })
 
   it('P16 P25 for the SAE API or the admin API on the peer port is 404', async () => {
@@ -278,12 +312,13 @@ describe('a request', () => {
       '/api/v1/saes',
       '/metrics',
     ]) {
-      expect((await test.costsNothing(() => peer.get(path))).status).toBe(404)
+      expect((await refusedAndTold(() => peer.get(path))).status).toBe(404)
     }
   })
 
   it('P26 for another protocol version finds nothing', async () => {
-    for (const path of ['/kme/v0/hello', '/kme/v2/assignments']) expect((await peer.get(path)).status).toBe(404)
+    for (const path of ['/kme/v0/hello', '/kme/v2/assignments'])
+      expect((await refusedAndTold(() => peer.get(path))).status).toBe(404)
   })
 })
 
@@ -312,14 +347,16 @@ describe('a block proposal', () => {
   }
 
   it('for a link that is not to the caller is unknown, and recorded', async () => {
-    expect(await refusedAndRecorded(() => propose('c-d', randomUUID()))).toEqual({ outcome: 'unknown' })
+    expect(await refusedAndTold(() => propose('c-d', randomUUID()))).toEqual({ outcome: 'unknown' })
   })
 
   it('for a block that is agreed already, or was never delivered, changes nothing', async () => {
     const [run] = await peer.units('kme-b', 1)
     const states = () => test.network.query('kme-a', 'SELECT state, count(*) FROM key_block GROUP BY state ORDER BY state')
     const before = await states()
+    await test.network.query('kme-a', `DELETE FROM alarm WHERE name = 'link.blocks-differ:a-b'`)
     expect(await propose('a-b', run!.blockId)).toEqual({ outcome: 'different' })
+    await raised('link.blocks-differ:a-b')
     expect(await propose('a-b', randomUUID())).toEqual({ outcome: 'unknown' })
     expect(await states()).toEqual(before)
   })

@@ -5,10 +5,19 @@ import { randomBytes, randomUUID } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import type { IncomingMessage, ServerResponse } from 'node:http'
 import { createServer, type Server } from 'node:https'
+import type { TLSSocket } from 'node:tls'
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals'
+import { certificateFactsOf } from '../../src/http/client-identity.ts'
+import { sendJson } from '../../src/http/json-response.ts'
+import { readBody } from '../../src/http/request-body.ts'
 import { systemClock } from '../../src/kernel/clock.ts'
-import { PEER_PROTOCOL, peerPaths } from '../../src/peer/wire.ts'
+import type { KmeId } from '../../src/kernel/identifiers.ts'
+import { createLogger } from '../../src/kernel/log.ts'
+import { systemRandom } from '../../src/kernel/random.ts'
+import { createSessionServer } from '../../src/peer/session-server.ts'
+import { PEER_BODY_BYTES_MAX, PEER_PROTOCOL, peerPaths } from '../../src/peer/wire.ts'
 import { eventually, keysOf, storedKeys } from '../network/network.ts'
+import { noMixing } from '../peer/peer-pair.ts'
 import { draw, expectVerdict, fetchKeys, K, startJudgedNetwork, type JudgedNetwork } from './judged-network.ts'
 
 /** The harness gives a call to a peer three seconds. */
@@ -23,38 +32,57 @@ let hello: object
 let assignmentCalls = 0
 let hellos = 0
 let topologyCalls = 0
+/** What went wrong in the server itself. */
+const faults: unknown[] = []
 const GOOD_HELLO = { protocol: PEER_PROTOCOL, kmeId: 'kme-b', unitSizeBits: 256 }
 
-const sendJson = (response: ServerResponse, body: unknown, status = 200): void => {
-  response.writeHead(status, { 'content-type': 'application/json' })
-  response.end(JSON.stringify(body))
+/** It opens sessions and seals its answers as kme-b would, but for those a test writes past `sendJson`. */
+const sessions = createSessionServer({
+  kmeId: 'kme-b' as KmeId,
+  ledger: { reserve: () => Promise.resolve(true), end: () => Promise.resolve() },
+  rekey: { afterMs: Infinity, afterMessages: Infinity, generation: () => 0 },
+  mixing: noMixing,
+  demandsSession: () => true,
+  audit: { append: () => Promise.resolve(), page: () => Promise.resolve({ records: [], nextBefore: undefined }) },
+  onRefused: (peerKmeId, reason) => {
+    throw new Error(`${peerKmeId} was refused: ${reason}`)
+  },
+  clock: systemClock,
+  random: systemRandom,
+  log: createLogger('silent'),
+})
+
+const answer = async (request: IncomingMessage, response: ServerResponse): Promise<void> => {
+  const caller = { kmeId: 'kme-a' as KmeId, facts: certificateFactsOf(request.socket as TLSSocket)! }
+  if (request.url === peerPaths.sessions) return sendJson(response, await sessions.open(request, response, caller))
+  await sessions.admit(request, response, caller)
+  const bytes = await readBody(request, PEER_BODY_BYTES_MAX)
+  const body = bytes.length === 0 ? {} : (JSON.parse(bytes.toString('utf8')) as { calls?: unknown[] })
+  const count = body.calls?.length ?? 0
+  if (request.url === peerPaths.hello) {
+    hellos += 1
+    sendJson(response, hello)
+  }
+  // It never held anything, so voiding is the truth.
+  else if (request.url === peerPaths.aborts) sendJson(response, { answers: Array(count).fill({ outcome: 'voided' }) })
+  else if (request.url === peerPaths.assignments) {
+    assignmentCalls += 1
+    answerAssignment(request, response, count)
+  } else {
+    if (request.url?.startsWith('/kme/v1/topology/') === true) topologyCalls += 1
+    sendJson(response, {}, 503)
+  }
 }
 
 /** Stands where kme-b stood. @param identity of the certificate it shows. */
 const startServer = async (identity = { cert: file('kme-b.pem'), key: file('kme-b.key') }): Promise<void> => {
   server = createServer(
     { ...identity, ca: test.network.authorities.certificatePem.kme, requestCert: true },
-    (request, response) => {
-      const chunks: Buffer[] = []
-      request.on('data', (chunk: Buffer) => chunks.push(chunk))
-      request.on('end', () => {
-        const body = chunks.length === 0 ? {} : (JSON.parse(Buffer.concat(chunks).toString('utf8')) as { calls?: unknown[] })
-        const count = body.calls?.length ?? 0
-        if (request.url === peerPaths.hello) {
-          hellos += 1
-          sendJson(response, hello)
-        }
-        // It never held anything, so voiding is the truth.
-        else if (request.url === peerPaths.aborts) sendJson(response, { answers: Array(count).fill({ outcome: 'voided' }) })
-        else if (request.url === peerPaths.assignments) {
-          assignmentCalls += 1
-          answerAssignment(request, response, count)
-        } else {
-          if (request.url?.startsWith('/kme/v1/topology/') === true) topologyCalls += 1
-          sendJson(response, {}, 503)
-        }
-      })
-    },
+    (request, response) =>
+      void answer(request, response).catch((error: unknown) => {
+        faults.push(error)
+        request.socket.destroy()
+      }),
   )
   server.on('tlsClientError', () => undefined)
   await new Promise<void>((resolve) => server.listen(test.network.ports.get('kme-b')!.peer, '127.0.0.1', resolve))
@@ -83,7 +111,14 @@ beforeAll(async () => {
 afterAll(async () => {
   if (server.listening) await stopServer()
   await test?.[Symbol.asyncDispose]()
+  expect(faults).toEqual([])
 })
+
+/** Silence and a broken connection are nobody's lie. */
+const alarmsOf = (row: string): string[] => {
+  if (/^P21 a proof/.test(row)) return ['peer.request-refused']
+  return /^P2[123]/.test(row) ? ['peer.message-refused'] : []
+}
 
 describe('a peer that answers an assignment with', () => {
   const confirmation = () => randomBytes(32).toString('base64')
@@ -140,7 +175,8 @@ describe('a peer that answers an assignment with', () => {
         r.on('close', () => clearInterval(drip))
       },
     ],
-  ] as [string, Answering][])('%s gets 503 to the SAE in bounded time, no key, and every unit back', async (_row, answering) => {
+  ] as [string, Answering][])('%s gets 503 to the SAE in bounded time, no key, and every unit back', async (row, answering) => {
+    await test.network.query('kme-a', `DELETE FROM alarm WHERE name LIKE 'peer.%-refused:kme-b'`)
     answerAssignment = answering
     await eventually('kme-a trusts its peer', isAvailable)
     const before = await takenAtA()
@@ -153,6 +189,12 @@ describe('a peer that answers an assignment with', () => {
     expect(Number(answer.headers['retry-after'])).toBeGreaterThan(0)
     expect(assignmentCalls).toBe(callsBefore + 1)
     await eventually('the units are free again', async () => JSON.stringify(await takenAtA()) === JSON.stringify(before))
+    for (const alarm of alarmsOf(row)) {
+      await eventually(alarm, async () => {
+        const rows = await test.network.query('kme-a', 'SELECT 1 FROM alarm WHERE name = $1', [`${alarm}:kme-b`])
+        return rows.length === 1
+      })
+    }
   })
 })
 

@@ -59,7 +59,15 @@ const LINK = {
   newestBlockAgeMs: 90_000,
   distillation: null,
 }
-const PEER = { kmeId: 'kme-b', url: 'https://kme-b.example:8452', available: true, lastAnswerAgeMs: null, failuresInARow: 2 }
+const FINGERPRINT = Array(32).fill('6F').join(':')
+const PEER = {
+  kmeId: 'kme-b',
+  url: 'https://kme-b.example:8452',
+  available: true,
+  lastAnswerAgeMs: null,
+  failuresInARow: 2,
+  certificates: null,
+}
 const SAE = { saeId: 'alice', kmeId: 'kme-a', enabled: false, sharesWith: ['bob', 'carol'] }
 const ALARM = {
   name: 'link.down:a-b',
@@ -128,7 +136,11 @@ describe('lists', () => {
       ['a-b   kme-b  tcp     down   2.13 %  1235 bit/s  3       1         1 min ago     connection refused'],
       { links: [LINK] },
     ],
-    ['peer', ['kme-b  https://kme-b.example:8452  yes        never        2'], { peers: [PEER] }],
+    [
+      'peer',
+      ['kme-b  https://kme-b.example:8452  yes        never        2                  any of the authority'],
+      { peers: [PEER] },
+    ],
     ['sae', ['alice  kme-a  no       bob carol'], { saes: [SAE] }],
     ['alarm', ['link.down:a-b  critical  2030-01-01T00:00:00.000Z  -        link a-b is down'], { alarms: [ALARM] }],
     ['audit', ['41   2030-01-01T00:00:00.000Z  key.delivered  sae:alice  done     {"keys":2}'], GETS['/api/v1/audit']],
@@ -149,6 +161,32 @@ describe('lists', () => {
     const ran = await run('audit', 'list', '--event', 'key.delivered', '--actor', 'sae:a/b', '--before', '50', '--limit', '1')
     expect(kme.asked[0]?.path).toBe('/api/v1/audit?event=key.delivered&actor=sae%3Aa%2Fb&before=50&limit=1')
     expect(ran.stderr).toContain('--before 41')
+  })
+})
+
+describe('kme peer', () => {
+  const approved = { ...PEER, certificates: [{ fingerprint: FINGERPRINT, from: 'operator' }] }
+
+  it.each([
+    ['approve', ['--fingerprint', FINGERPRINT], { fingerprint: FINGERPRINT }, approved, '6F:6F:6F:6F...'],
+    ['withdraw', ['--fingerprint', FINGERPRINT], { fingerprint: FINGERPRINT }, { ...PEER, certificates: [] }, 'none'],
+    ['rekey', [], undefined, PEER, 'any of the authority'],
+  ])('%s tells the KME and shows the peer as it is then', async (verb, flags, body, answer, shown) => {
+    kme.answer(({ path }) => checked('POST', path, 200, answer))
+    const ran = await run('peer', verb, 'kme-b', ...flags)
+    expect([ran.status, ran.stdout]).toEqual([0, expect.stringContaining(shown)])
+    expect(kme.asked[0]).toMatchObject({
+      method: 'POST',
+      path: `/api/v1/peers/kme-b/${verb}`,
+      body: body ? JSON.stringify(body) : '',
+    })
+    expect(JSON.parse((await run('peer', verb, 'kme-b', ...flags, '--json')).stdout)).toEqual(answer)
+  })
+
+  it('approve without a fingerprint asks for it', async () => {
+    const ran = await run('peer', 'approve', 'kme-b')
+    expect([ran.status === 0, ran.stderr]).toEqual([false, expect.stringContaining('--fingerprint')])
+    expect(kme.asked).toEqual([])
   })
 })
 

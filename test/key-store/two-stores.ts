@@ -1,6 +1,7 @@
 /** Two real key stores, each on a database of its own, with the same blocks at both ends of a link: kme-a, where `alice` and
  *  `carol` live, and kme-b, where `bob` lives. The ends speak through a loop-back PeerKme, so that a test decides what happens
  *  between any two steps of a request. Nothing runs on its own: a test settles when it wants to. */
+import { createAuditLog } from '../../src/audit/prisma-audit-log.ts'
 import { openKeyring } from '../../src/custody/prisma-keyring.ts'
 import { openDatabase, type Database } from '../../src/database/database.ts'
 import type { DeliveryLimits, SaeDirectory } from '../../src/delivery/delivery.ts'
@@ -217,6 +218,7 @@ export const startDelivery = async (
     takeFallback: () => Promise.resolve(undefined),
     retryAfterS: () => 2,
     accountOf: (masterSaeId) => masterSaeId,
+    audit: createAuditLog(end.database),
     random: systemRandom,
     log: silent,
   })

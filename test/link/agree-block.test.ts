@@ -44,6 +44,7 @@ const agreementOf = (linkId: LinkId, peerKmeId: KmeId): BlockAgreement =>
     log: silent,
     onAgreed: () => (released += 1),
     onDiscarded: () => undefined,
+    onDifferent: () => undefined,
   })
 
 it.each([

@@ -54,6 +54,7 @@ const agreementOf = (own: End, other: () => BlockAgreement, otherEnd: End): Bloc
     log: silent,
     onAgreed: () => (agreed += 1),
     onDiscarded: (reason) => discarded.push(reason),
+    onDifferent: () => undefined,
   })
 }
 

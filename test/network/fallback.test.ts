@@ -1,6 +1,7 @@
 /** Keys for a pair of SAEs whose KMEs have no QKD key left, where the operators of both want that. */
 import { afterEach, describe, expect, it } from '@jest/globals'
 import { draw, fetchKeys, judged, K, verdict } from '../catalogue/judged-network.ts'
+import { createSessionSpeaker } from '../peer/session-speaker.ts'
 import { eventually, keysOf, quieten, startNetwork, type Answer, type KmeName, type Network, type SaeClient } from './network.ts'
 
 const EXHAUSTED = { status: 503, message: 'no key material available' }
@@ -8,6 +9,17 @@ const MARK = { openkme_source: 'fallback' }
 const QKD_ONLY = { extension_mandatory: [{ openkme_source: 'qkd' }] }
 
 let network: Network | undefined
+/** In the place of kme-b, speaking to kme-a. */
+const forgerWith = (cert: string, key: string) =>
+  createSessionSpeaker({
+    port: network!.ports.get('kme-a')!.peer,
+    cert,
+    key,
+    ca: network!.authorities.certificatePem.kme,
+    from: 'kme-b',
+    to: 'kme-a',
+  })
+
 afterEach(async () => {
   await network?.[Symbol.asyncDispose]()
   network = undefined
@@ -178,13 +190,10 @@ describe('the fallback source', () => {
       id: 'kme-b',
       hosts: ['localhost'],
     })
-    const forger = network!.clientOf(network!.ports.get('kme-a')!.peer, { cert, key })
+    const forger = forgerWith(cert, key)
     const block = Buffer.alloc(32 + 2 * 32, 7)
     const send = async (name: string, body: Buffer, type = 'application/octet-stream') => {
-      const { status, text } = await forger.send('POST', `/kme/v1/fallback-blocks/${name}`, body, {
-        'content-type': type,
-        'content-length': String(body.length),
-      })
+      const { status, text } = await forger.say('POST', `/kme/v1/fallback-blocks/${name}`, body, { 'content-type': type })
       return status === 200 ? (JSON.parse(text) as unknown) : status
     }
     const name = '0b7e5a0e-5a45-4d0c-8f0b-2f5a0f3c9d01'
@@ -208,7 +217,7 @@ describe('the fallback source', () => {
     const [row] = (await stored()) as [{ block_id: string }]
     expect(await stored()).toEqual([{ state: 'INGESTED', block_id: row.block_id, mine: '00' }])
     const proposal = { linkId: 'fallback:kme-a:kme-b', blockId: row.block_id, tag: Buffer.alloc(32, 1).toString('base64') }
-    const answer = await forger.post('/kme/v1/blocks', { calls: [proposal] })
+    const answer = await forger.say('POST', '/kme/v1/blocks', { calls: [proposal] })
     expect(answer.json).toEqual({ answers: [{ outcome: 'different' }] })
     expect(await stored()).toEqual([{ state: 'DESTROYED', block_id: row.block_id, mine: '00' }])
     expect((await alice.get(`${K}anna/status`)).status).toBe(200)
@@ -222,14 +231,11 @@ describe('the fallback source', () => {
       id: 'kme-b',
       hosts: ['localhost'],
     })
-    const forger = network!.clientOf(network!.ports.get('kme-a')!.peer, { cert, key })
+    const forger = forgerWith(cert, key)
     const outcomes: unknown[] = []
     for (let at = 0; at < 6; at += 1) {
       const body = Buffer.alloc(32 + 100 * 32, at)
-      const { json } = await forger.send('POST', `/kme/v1/fallback-blocks/0b7e5a0e-5a45-4d0c-8f0b-2f5a0f3c9d0${at}`, body, {
-        'content-type': 'application/octet-stream',
-        'content-length': String(body.length),
-      })
+      const { json } = await forger.say('POST', `/kme/v1/fallback-blocks/0b7e5a0e-5a45-4d0c-8f0b-2f5a0f3c9d0${at}`, body)
       outcomes.push(json['outcome'])
     }
     expect(outcomes).toEqual(['stored', 'too-many', 'too-many', 'too-many', 'too-many', 'too-many'])

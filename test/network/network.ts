@@ -75,6 +75,8 @@ export interface NetworkOptions {
   readonly sharing?: object
   /** Further settings of one KME. */
   readonly settings?: (name: KmeName) => object
+  /** Further settings of the other KME in the `peers` of one. */
+  readonly peer?: (name: KmeName) => object
   /** The `alarms` settings of both KMEs. */
   readonly alarms?: object
   readonly rateBlocksPerS?: number
@@ -182,7 +184,7 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
         adminApi: { port: own.admin, tls: { certificate, privateKey }, tokenKey },
         ...(options.databaseConnections !== undefined && { database: { connections: options.databaseConnections } }),
         keys: { localStored: 300, maxStored: 1_000_000, ...options.keys },
-        peers: [{ id: other, url: `https://127.0.0.1:${ports.get(other)!.peer}`, deadlineMs: 3000 }],
+        peers: [{ id: other, url: `https://127.0.0.1:${ports.get(other)!.peer}`, deadlineMs: 3000, ...options.peer?.(name) }],
         links: [
           { id: 'a-b', peer: other, driver: 'tcp', port: name === 'kme-a' ? devices.ports.a : devices.ports.b, creditBlocks: 8 },
         ],

@@ -7,6 +7,7 @@ import { peerPaths, writeStatements } from '../../src/peer/wire.ts'
 import { signStatement } from '../../src/topology/statement.ts'
 import type { LinkStateStatement } from '../../src/topology/topology.ts'
 import { createContract } from '../openapi/contract.ts'
+import { createSessionSpeaker } from '../peer/session-speaker.ts'
 import { eventually, startNetwork, type KmeName, type Network } from './network.ts'
 
 const contract = createContract('openapi/admin.yaml')
@@ -74,10 +75,19 @@ describe('two KMEs', () => {
 
 describe('a peer with a good certificate', () => {
   const own = (name: string) => readFileSync(`${network.directory}/${name}`, 'utf8')
+  const speak = () =>
+    createSessionSpeaker({
+      port: network.ports.get('kme-a')!.peer,
+      cert: own('kme-b.pem'),
+      key: own('kme-b.key'),
+      ca: network.authorities.certificatePem.kme,
+      from: 'kme-b',
+      to: 'kme-a',
+    })
   const say = async (statement: object): Promise<number> => {
-    const client = network.clientOf(network.ports.get('kme-a')!.peer, { cert: own('kme-b.pem'), key: own('kme-b.key') })
-    const { status } = await client.post(peerPaths.statements, { statements: [statement] })
-    client.close()
+    const speaker = speak()
+    const { status } = await speaker.say('POST', peerPaths.statements, { statements: [statement] })
+    speaker.hangUp()
     return status
   }
   const onWire = (signed: SignedStatement): Record<string, unknown> =>
@@ -133,13 +143,14 @@ describe('a peer with a good certificate', () => {
     ['more statements than fit', () => ({ statements: Array.from({ length: 65 }, () => onWire(sign({}))) }), ['malformed']],
     ['no statements at all', () => ({ state: 1 }), ['malformed']],
     // The listener does not let it in.
-    ['a message of megabytes', () => ({ statements: [' '.repeat(5_000_000)] }), []],
+    ['a message of megabytes', () => ({ statements: [' '.repeat(5_000_000)] }), ['malformed']],
   ])('who sends %s is answered 400 and changes nothing', async (_, make, reasons) => {
     const [before, refusedBefore] = [await rows(), await refusals()]
-    const client = network.clientOf(network.ports.get('kme-a')!.peer, { cert: own('kme-b.pem'), key: own('kme-b.key') })
-    const { status } = await client.post(peerPaths.statements, make())
-    client.close()
+    const speaker = speak()
+    const { status } = await speaker.say('POST', peerPaths.statements, make())
+    speaker.hangUp()
     expect(status).toBe(400)
+    await eventually('a record', async () => (await refusals()).length > refusedBefore.length)
     expect((await refusals()).slice(refusedBefore.length)).toEqual(reasons)
     expect((await rows()).map((row) => row.kme_id)).toEqual(before.map((row) => row.kme_id))
   })

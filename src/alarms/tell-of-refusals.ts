@@ -1,0 +1,33 @@
+/** An audit log that also raises an alarm when a peer KME said what it may not: whoever writes the record need not think of it.
+ *  Holds: the alarm is raised whether or not the record can be written. */
+import type { AuditEvent, AuditLog } from '../audit/audit.ts'
+import type { Alarms } from './alarms.ts'
+
+/** Between honest KMEs too a message may overtake another. */
+const RACES: ReadonlySet<unknown> = new Set(['block-pending', 'aid-voided'])
+
+/** Reasons that more often have a harmless cause. */
+const HINTS: Readonly<Record<string, string>> = {
+  'sae-not-served': '. Compare saes at both KMEs',
+  'pair-not-permitted': '. Compare sharesWith at both KMEs, and which SAEs are disabled',
+  'unknown-call': '. Does that KME run another version of OpenKME?',
+}
+
+export const tellOfRefusals = (audit: AuditLog, alarms: Pick<Alarms, 'raise'>): AuditLog => ({
+  ...audit,
+  append: (event) => {
+    if (event.event === 'peer.refused' && !RACES.has(event.subject['reason'])) raiseRequestRefused(alarms, event)
+    return audit.append(event)
+  },
+})
+
+const raiseRequestRefused = (alarms: Pick<Alarms, 'raise'>, { actor, subject }: AuditEvent): void => {
+  const peerKmeId = actor.replace(/^kme:/, '')
+  const [call, reason] = [String(subject['call']), String(subject['reason'])]
+  alarms.raise(
+    `peer.request-refused:${peerKmeId}`,
+    'warning',
+    `what KME ${peerKmeId} said was refused (${call}: ${reason}); nothing was changed by it${HINTS[reason] ?? ''}`,
+    { peerKmeId, call, reason },
+  )
+}
