@@ -140,7 +140,7 @@ export const keyRateCurve = (
     ),
     ...simulated.map((point) =>
       row({
-        series: simulatedName(profile),
+        series: simulatedName(profile, simulated),
         ...cellsOf(point),
         qber: point.qber,
         efficiency_f: point.efficiencyF,
@@ -156,7 +156,7 @@ export const keyRateCurve = (
   const lines = [...analytic.map((series) => ({ ...series, kind: 'line' as const })), { ...asymptotic, kind: 'dashed' as const }]
   const series: ChartSeries[] = lines.map(({ name, kind, points }) => ({ name, kind, points: points.map(place) }))
   if (simulated.length > 0) {
-    series.push({ name: simulatedName(profile), kind: 'points', points: averaged(simulated, profile.blockBits) })
+    series.push({ name: simulatedName(profile, simulated), kind: 'points', points: averaged(simulated, profile.blockBits) })
   }
   series.push({
     name: 'published, other devices',
@@ -183,8 +183,10 @@ export const writeKeyRateCurve = async (path: string, { csv, svg }: CurveFiles):
   return files
 }
 
-const simulatedName = ({ name, blockBits }: Bb84Profile): string =>
-  `${name}, simulated, blocks of ${power(blockBits)} bits unless said`
+const simulatedName = ({ name, blockBits }: Bb84Profile, points: readonly SimulatedPoint[]): string => {
+  const others = points.some((point) => point.blockBits !== blockBits)
+  return `${name}, simulated, blocks of ${power(blockBits)} bits${others ? ' unless said' : ''}`
+}
 
 const place = ({ distanceKm, secretBitsPerPulse }: CurvePoint) => ({ x: distanceKm, y: secretBitsPerPulse })
 
