@@ -61,6 +61,7 @@ export interface SupervisedLink {
 const RESTART_MS = 1000
 const LONGEST_RESTART_MS = 60_000
 const ROOM_INTERVAL_MS = 200
+const CONNECTING = 'connecting to the device'
 const RATE_WINDOW_MS = 60_000
 /** A rate over less time would jump with every block. */
 const RATE_WINDOW_MIN_MS = 5000
@@ -126,12 +127,13 @@ export const superviseLink = (parts: SuperviseLinkParts): SupervisedLink => {
     return pending.units
   }
 
-  const waitForRoom = async (signal: AbortSignal): Promise<void> => {
+  const waitForRoom = async (signal: AbortSignal, onFull?: () => void): Promise<void> => {
     for (;;) {
       const level = await pool.level(peerKmeId)
       const ceilingKeys = ceilings.ceilingKeys(peerKmeId)
       const stored = level.mine + level.theirs
       if (stored + (await unitsPending()) + unitsOfLastBlock <= ceilingKeys || signal.aborted) return
+      onFull?.()
       // Blocks that are not agreed yet may be discarded; only what is in the pool fills it.
       if (stored + unitsOfLastBlock > ceilingKeys) ceilings.full(peerKmeId, ceilingKeys)
       await clock.sleep(ROOM_INTERVAL_MS, signal)
@@ -178,7 +180,12 @@ export const superviseLink = (parts: SuperviseLinkParts): SupervisedLink => {
   const pull = async (signal: AbortSignal): Promise<void> => {
     while (!signal.aborted) {
       try {
-        await waitForRoom(signal)
+        await waitForRoom(signal, () => {
+          // Nothing is wrong with a link that is not started because nobody needs its keys.
+          state = 'starting'
+          reason = 'the pool is full: the device is started when keys are drawn'
+        })
+        if (state === 'starting') reason = CONNECTING
         for await (const block of parts.driver.blocks(signal, report)) {
           await ingest(block)
           backOff.succeeded()
@@ -246,8 +253,10 @@ export const superviseLink = (parts: SuperviseLinkParts): SupervisedLink => {
     reconnect: () => parts.driver.reconnect?.(),
     run: async (signal, publish) => {
       state = 'starting'
-      reason = 'connecting to the device'
+      reason = CONNECTING
       samples.length = 0
+      // The other end may wait for this one's device: it is started even if its first block will have to wait for room.
+      unitsOfLastBlock = 0
       const publishing = async (): Promise<void> => {
         while (!signal.aborted) {
           publish(status())
