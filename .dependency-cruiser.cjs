@@ -19,6 +19,7 @@ const mayUse = {
   topology: ['kernel', 'database', 'http', 'audit', 'alarms', 'peer', 'processes'],
   'key-pool': ['kernel', 'database', 'audit', 'alarms', 'key-store', 'redis'],
   link: ['kernel', 'bb84', 'database', 'custody', 'key-store', 'key-pool', 'peer', 'processes', 'http', 'audit', 'alarms'],
+  relay: ['kernel', 'bb84', 'key-store', 'key-pool', 'peer', 'link', 'topology', 'processes', 'http', 'audit', 'alarms'],
   delivery: ['kernel', 'generated', 'database', 'redis', 'http', 'audit', 'peer', 'key-store', 'key-pool'],
   admin: [
     'kernel',

@@ -25,7 +25,7 @@ import {
   type RevocationListSight,
 } from './alarms/watch-conditions.ts'
 import { createAuditLog } from './audit/prisma-audit-log.ts'
-import { poolMarksOf, type Config } from './config/config.ts'
+import { poolMarksOf, relayPolicyOf, type Config } from './config/config.ts'
 import { readWebhookSecret } from './config/secrets.ts'
 import { openKeyring } from './custody/prisma-keyring.ts'
 import { openDatabase, type Database } from './database/database.ts'
@@ -63,6 +63,7 @@ import { createRedisKeyPool } from './key-pool/redis-key-pool.ts'
 import { createPoolWatch } from './key-pool/watch-pools.ts'
 import { expireKeys, forgetDestroyedKeys } from './key-store/expire-keys.ts'
 import { createKeyStore } from './key-store/prisma-key-store.ts'
+import { createBlockAgreement } from './link/agree-block.ts'
 import { createAuthenticationLedger } from './link/prisma-authentication-ledger.ts'
 import { createDriver } from './link/driver-catalog.ts'
 import { createLocalSource } from './link/fill-local-pool.ts'
@@ -94,6 +95,9 @@ import { createTopologyStore } from './topology/prisma-topology-store.ts'
 import { createSignerVerifier } from './topology/signer.ts'
 import { STATED_KEY_BITS } from './topology/topology.ts'
 import { createTopologyView } from './topology/view-topology.ts'
+import { createRelay } from './relay/create-relay.ts'
+import { createFixedRoutes } from './relay/fixed-routes.ts'
+import { mountRelayPeerApi } from './relay/peer-routes.ts'
 
 export interface ComposeOptions {
   readonly config: Config
@@ -217,12 +221,13 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
 
     // How the pools are
     const linkedPeers = [...new Set(config.links.map(({ peer }) => peer))]
+    const distantPeers = config.relay.enabled ? config.peers.map(({ id }) => id).filter((id) => !linkedPeers.includes(id)) : []
     const marksOf = (peerKmeId: KmeId) => poolMarksOf(config, peerKmeId)
     const poolParts = { kmeId, marksOf, clock, random, log: log.slice('key-pool') }
     const poolWatch = createPoolWatch({
       ...poolParts,
       pool,
-      expected: [...linkedPeers, ...(config.keys.localStored > 0 ? [kmeId] : [])],
+      expected: [...linkedPeers, ...distantPeers, ...(config.keys.localStored > 0 ? [kmeId] : [])],
       lendFloorKeys: config.keys.lendFloor,
     })
     const poolHistory = createPoolHistory({ database, historyDays: config.pools.historyDays })
@@ -326,18 +331,6 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       onDifferent: (seen) => raiseBlocksDiffer(alarms, seen),
       audit,
     })
-    const localSource = createLocalSource(linkParts)
-    const replenisher = createReplenisher({
-      ...linkParts,
-      watch: poolWatch,
-      alarms,
-      audit,
-      sources: [
-        ...config.links.map((link) => createLinkSource({ linkId: link.id, peerKmeId: link.peer, links })),
-        ...linkedPeers.map((peerKmeId) => createLoanSource({ peerKmeId, lending, peers })),
-        ...(config.keys.localStored > 0 ? [localSource] : []),
-      ],
-    })
 
     // The network of all KMEs
     const trust = { caPem: () => peerFiles.current().caPem ?? '', isRevoked: peerFiles.isRevoked }
@@ -378,6 +371,40 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       signal: running.signal,
     })
 
+    const relay = createRelay({
+      ...linkParts,
+      settings: config.relay,
+      policyOf: (peerKmeId) => relayPolicyOf(config, peerKmeId),
+      routes: createFixedRoutes(kmeId, config.relay.routes, topology),
+      neighbours: linkedPeers,
+      distantPeers,
+      partner: peers.relayPartner,
+      agreementWith: (ends) =>
+        createBlockAgreement({
+          ...linkParts,
+          ...ends,
+          onAgreed: () => undefined,
+          onDiscarded: () => undefined,
+        }),
+      marksOf,
+      audit,
+      alarms,
+      log: log.slice('relay'),
+    })
+    const localSource = createLocalSource(linkParts)
+    const replenisher = createReplenisher({
+      ...linkParts,
+      watch: poolWatch,
+      alarms,
+      audit,
+      sources: [
+        ...config.links.map((link) => createLinkSource({ linkId: link.id, peerKmeId: link.peer, links })),
+        ...[...linkedPeers, ...distantPeers].map((peerKmeId) => createLoanSource({ peerKmeId, lending, peers })),
+        ...relay.sources,
+        ...(config.keys.localStored > 0 ? [localSource] : []),
+      ],
+    })
+
     // Delivery
     const limits: DeliveryLimits = {
       keySizeBits: config.keys.sizeBits,
@@ -415,7 +442,8 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     const getKey = makeGetKey({
       ...deliveryParts,
       settlement,
-      borrow: lending.borrow,
+      borrow: async (peerKmeId, unitCount) =>
+        (await lending.borrow(peerKmeId, unitCount)) || (await relay.fetch(peerKmeId, unitCount)),
       takeFallback: fallback.take,
       retryAfterS: poolWatch.retryAfterS,
     })
@@ -498,8 +526,9 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
         mountSessions(app, sessionServer)
         mountHello(app, { kmeId, unitSizeBits })
         mountDeliveryPeerApi(app, { acceptAssignment, store, pool, audit, log: log.slice('delivery') })
-        mountLinkPeerApi(app, { links, fallback, lending, audit })
+        mountLinkPeerApi(app, { links, others: [fallback, relay], fallback, lending, audit })
         mountTopologyPeerApi(app, { flooding })
+        mountRelayPeerApi(app, { kmeId, acceptor: config.relay.enabled ? relay.acceptor : undefined })
       },
     })
     const readiness = createReadiness({
@@ -564,6 +593,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     loop(links.run(signal))
     loop(fallback.run(signal))
     loop(flooding.run(signal))
+    if (config.relay.enabled) loop(relay.run(signal))
     loop(settlement.run(signal))
     loop(poolWatch.run(signal))
     loop(ceilings.run(signal))

@@ -4,19 +4,24 @@ import type { AuditEvent, AuditLog } from '../audit/audit.ts'
 import type { Alarms } from './alarms.ts'
 
 /** Between honest KMEs too a message may overtake another. */
-const RACES: ReadonlySet<unknown> = new Set(['block-pending', 'aid-voided'])
+const RACES = ['block-pending', 'aid-voided']
+/** Of relays; they raise a graver alarm of their own: `relay.pad`. */
+const AGAINST_THE_LINK = ['pad-used', 'not-authentic']
+const NOT_HERE: ReadonlySet<unknown> = new Set([...RACES, ...AGAINST_THE_LINK])
 
 /** Reasons that more often have a harmless cause. */
 const HINTS: Readonly<Record<string, string>> = {
   'sae-not-served': '. Compare saes at both KMEs',
   'pair-not-permitted': '. Compare sharesWith at both KMEs, and which SAEs are disabled',
+  'path-not-allowed': '. Compare relay, peers and links at both KMEs',
+  'next-hop-unknown': '. Compare links at both KMEs',
   'unknown-call': '. Does that KME run another version of OpenKME?',
 }
 
 export const tellOfRefusals = (audit: AuditLog, alarms: Pick<Alarms, 'raise'>): AuditLog => ({
   ...audit,
   append: (event) => {
-    if (event.event === 'peer.refused' && !RACES.has(event.subject['reason'])) raiseRequestRefused(alarms, event)
+    if (event.event === 'peer.refused' && !NOT_HERE.has(event.subject['reason'])) raiseRequestRefused(alarms, event)
     return audit.append(event)
   },
 })

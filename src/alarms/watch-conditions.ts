@@ -66,6 +66,7 @@ const incidentsLastMs: Readonly<Record<string, number>> = {
   'peer.not-approved': 300_000,
   'peer.request-refused': 600_000,
   'link.blocks-differ': 300_000,
+  'relay.pad': 600_000,
 }
 
 /** A block was refused because of its error rate. */

@@ -17,6 +17,9 @@ export type AuditEventName =
   | 'key.expired'
   | 'units.lent'
   | 'units.borrowed'
+  /** Link key became the pad of a relay message: sent, received. */
+  | 'pad.spent'
+  | 'pad.redeemed'
   | 'pool.state'
   | 'pool.replenish'
   | 'sae.changed'

@@ -161,6 +161,37 @@ const bb84Link = z.strictObject({
   qberMax: z.number().min(0).max(0.5).default(0.11),
 })
 
+const relayPolicy = {
+  /** Over how many ways without a KME in common a block is split. */
+  paths: z.int().min(1).max(4).optional(),
+  /** Whether blocks are wrapped so that KMEs in between see nothing usable. */
+  endToEnd: z.boolean().optional(),
+  /** Most links that a block from here may pass; `relay.maxHops` if left out. */
+  maxHops: z.int().min(2).max(16).optional(),
+  /** KMEs that must not be on the way. */
+  avoid: z.array(kmeId).optional(),
+  /** If there: no others may be on the way. */
+  only: z.array(kmeId).optional(),
+}
+
+const relay = z.strictObject({
+  /** Whether this KME relays: for itself to peers without a link, and as a trusted node for others. */
+  enabled: z.boolean().default(false),
+  /** Keys of each link that are never used for relaying. */
+  floorKeys: z.int().min(0).max(100_000_000).default(256),
+  /** Keys in one relayed block. */
+  blockKeys: z.int().min(1).max(4096).default(128),
+  /** For one block, there and back. */
+  deadlineMs: z.int().min(500).max(20_000).default(4000),
+  ...relayPolicy,
+  /** Most links that a block may pass, of those from here and of those that pass here. */
+  maxHops: z.int().min(2).max(16).default(8),
+  /** What is wanted for single peers. */
+  perPeer: z.array(z.strictObject({ peer: kmeId, ...relayPolicy })).default([]),
+  /** Ways an operator wants; several to one KME are tried in order. */
+  routes: z.array(z.strictObject({ to: kmeId, via: z.array(kmeId).min(1).max(15) })).default([]),
+})
+
 const webhook = z.strictObject({
   url: address,
   /** File with the key notices are signed with: `whsec_` and base64. */
@@ -285,6 +316,7 @@ const schema = z.strictObject({
   pools: pools.prefault({}),
   peers: z.array(peer).default([]),
   links: z.array(z.discriminatedUnion('driver', [tcpLink, bb84Link])).default([]),
+  relay: relay.prefault({}),
   /** SAEs registered at first start. Afterwards the admin API and `kme sae` change them. */
   saes: z.array(sae).default([]),
   /** What SAEs may ask for. Off unless set. */
@@ -377,6 +409,9 @@ interface WellFormedParts {
   readonly fallback: readonly Partial<Config['pools']['fallback'][number]>[]
   readonly peers: readonly Partial<Config['peers'][number]>[]
   readonly links: readonly (Partial<z.output<typeof tcpLink>> | Partial<z.output<typeof bb84Link>>)[]
+  readonly relay: Partial<Omit<Config['relay'], 'routes' | 'perPeer'>>
+  readonly relayPolicies: readonly Partial<Config['relay']['perPeer'][number]>[]
+  readonly routes: readonly Partial<Config['relay']['routes'][number]>[]
   readonly saes: readonly Partial<Config['saes'][number]>[]
   readonly quotas: {
     readonly defaults: Partial<Config['quotas']['defaults']>
@@ -394,6 +429,7 @@ const wellFormedParts = (written: unknown): WellFormedParts => {
     sharing: writtenSharing,
     peers,
     links,
+    relay: writtenRelay,
     saes,
     quotas,
     alarms,
@@ -418,6 +454,13 @@ const wellFormedParts = (written: unknown): WellFormedParts => {
     ),
     peers: asList(peers).map((entry) => wellFormedMembers(peer, entry)),
     links: asList(links).map((entry) => wellFormedMembers(asObject(entry)['driver'] === 'bb84' ? bb84Link : tcpLink, entry)),
+    relay: wellFormedMembers(relay, writtenRelay),
+    relayPolicies: asList(asObject(writtenRelay)['perPeer']).map((entry) =>
+      wellFormedMembers(relay.shape.perPeer.unwrap().element, entry),
+    ),
+    routes: asList(asObject(writtenRelay)['routes']).map((entry) =>
+      wellFormedMembers(relay.shape.routes.unwrap().element, entry),
+    ),
     saes: asList(saes).map((entry) => wellFormedMembers(sae, entry)),
     quotas: {
       defaults: wellFormedMembers(defaultQuota, defaults),
@@ -449,6 +492,7 @@ const crossCheck = (parts: WellFormedParts): string[] => [
   ...checkSaes(parts.saes),
   ...checkQuotas(parts),
   ...checkFallback(parts),
+  ...checkRelay(parts),
   ...twice('alarms.webhooks', 'url', parts.webhooks, ({ url }) => url),
 ]
 
@@ -511,11 +555,65 @@ const checkFallback = ({ kmeId: own, fallback, peers, links }: WellFormedParts):
   ]
 }
 
+/** As `FALLBACK_IDS_MAX`. */
+const RELAY_IDS_MAX = 57
+
+const checkRelay = ({
+  kmeId: own,
+  relay: { enabled, maxHops },
+  relayPolicies,
+  routes,
+  peers,
+  links,
+}: WellFormedParts): string[] => {
+  const known = allIds(peers)
+  const linked = new Set(links.map(({ peer: id }) => id))
+  const isLong = (id = ''): boolean => id.length + (own?.length ?? 0) > RELAY_IDS_MAX
+  return [
+    ...(enabled === true ? peers : []).flatMap(({ id }, i) =>
+      id !== undefined && !linked.has(id) && isLong(id)
+        ? [`peers[${i}].id: reached by relay, and the IDs of the two KMEs have more than ${RELAY_IDS_MAX} characters together`]
+        : [],
+    ),
+    ...relayPolicies.flatMap(({ peer: id }, i) => {
+      if (id === undefined) return []
+      if (known?.has(id) === false) return [`relay.perPeer[${i}].peer: ${id} is not among the peers`]
+      return linked.has(id) ? [`relay.perPeer[${i}].peer: a link leads to ${id}`] : []
+    }),
+    ...twice('relay.perPeer', 'peer', relayPolicies, ({ peer: id }) => id),
+    ...routes.flatMap(({ to, via }, i) => {
+      const at = `relay.routes[${i}]`
+      const faults: string[] = []
+      if (to !== undefined && known?.has(to) === false) faults.push(`${at}.to: ${to} is not among the peers`)
+      if (to !== undefined && linked.has(to)) faults.push(`${at}.to: a link leads to ${to}`)
+      if (via === undefined) return faults
+      if (via[0] !== undefined && !linked.has(via[0])) faults.push(`${at}.via: no link leads to ${via[0]}`)
+      const nodes = [own, ...via, to].filter((id) => id !== undefined)
+      if (new Set(nodes).size < nodes.length) faults.push(`${at}.via: names a KME twice`)
+      if (maxHops !== undefined && via.length + 1 > maxHops) faults.push(`${at}.via: more hops than relay.maxHops`)
+      return faults
+    }),
+    ...links.flatMap(({ id }, i) => (id?.startsWith('relay:') === true ? [`links[${i}].id: no link is called relay:...`] : [])),
+  ]
+}
+
 /** The marks of one pool. The pool of keys between SAEs of this KME is small and has marks of its own. */
 export const poolMarksOf = (config: Config, peerKmeId: KmeId): Marks => {
   const { keys: limits, pools: all } = config
   const own = all.perPeer.find(({ peer: id }) => id === peerKmeId)
   return peerKmeId === config.kme.id ? settleMarks(limits.localStored, own) : settleMarks(limits.maxStored, own, all)
+}
+
+/** What is wanted for keys relayed to one peer. */
+export const relayPolicyOf = ({ relay: all }: Config, peerKmeId: KmeId) => {
+  const own = all.perPeer.find(({ peer: id }) => id === peerKmeId)
+  return {
+    paths: own?.paths ?? all.paths ?? 1,
+    endToEnd: own?.endToEnd ?? all.endToEnd ?? false,
+    maxHops: Math.min(own?.maxHops ?? all.maxHops, all.maxHops),
+    avoid: own?.avoid ?? all.avoid ?? [],
+    only: own?.only ?? all.only,
+  }
 }
 
 const EVERY_ADDRESS = new Set(['0.0.0.0', '::', '[::]'])

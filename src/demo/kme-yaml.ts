@@ -6,6 +6,8 @@ export const PROFILE = 'metro'
 export const PULSE_RATE_HZ = 3_000_000
 /** Reached some minutes after the first start; from then on the links rest until somebody uses keys. */
 const STORED_MAX = 50_000
+/** Relayed keys kept ready; each costs one key of every link on its way. */
+const RELAYED_MIN = 512
 /** Ports of the devices in docker-compose.yml, where every pair has an address of its own. */
 const CONTAINER_DEVICE_PORTS = [7001, 7002] as const
 
@@ -22,7 +24,8 @@ export const kmeYaml = ({ kme, basePort, containers }: KmeYamlOptions): string =
   const address = containers ? '0.0.0.0' : '127.0.0.1'
   const identity = `certificate: pki/issued/kme-${kme}.pem, privateKey: pki/issued/kme-${kme}.key`
   const ownLinks = links.filter(({ ends }) => ends.includes(kme))
-  const neighbours = kmeNames.filter((other) => other !== kme && ownLinks.some(({ ends }) => ends.includes(other)))
+  const others = kmeNames.filter((other) => other !== kme)
+  const distant = others.filter((other) => !ownLinks.some(({ ends }) => ends.includes(other)))
 
   const peerLine = (other: KmeName): string =>
     `  - { id: ${other}, url: 'https://${containers ? other : '127.0.0.1'}:${portsOf(basePort, other).peer}' }`
@@ -77,7 +80,7 @@ keys:
   maxStored: ${STORED_MAX} # per peer KME; a full pool lets the devices wait
 
 peers:
-${neighbours.map(peerLine).join('\n')}
+${others.map(peerLine).join('\n')}
 
 # QKD links. ${
     containers
@@ -87,6 +90,18 @@ ${neighbours.map(peerLine).join('\n')}
 links:
 ${ownLinks.map(linkLines).join('\n')}
 
+# KMEs without a link between them share keys that travel over the one in the middle (docs/relay.md).
+relay:
+  enabled: true
+${
+  distant.length === 0
+    ? ''
+    : `
+pools:
+  perPeer:
+${distant.map((other) => `    - { peer: ${other}, lowWatermark: ${RELAYED_MIN} } # below it keys are relayed`).join('\n')}
+`
+}
 # Applications, the KME each one fetches its keys from, and whom it may share keys with. Read when one is new to the database;
 # afterwards the admin API decides.
 saes:

@@ -24,6 +24,10 @@ ${as('alice')} ${keys('kme-a')}/bob/enc_keys | ${keepKeyId}
 # bob fetches the same key from kme-b by its key_ID; a second time there is none
 ${as('bob')} "${keys('kme-b')}/alice/dec_keys?key_ID=$(cat ${quoted(keyId)})"
 
+# no link joins kme-a and kme-c: their keys are relayed over kme-b
+${as('alice')} ${keys('kme-a')}/carol/enc_keys | ${keepKeyId}
+${as('carol')} "${keys('kme-c')}/alice/dec_keys?key_ID=$(cat ${quoted(keyId)})"
+
 # how many keys are ready
 ${as('alice')} ${keys('kme-a')}/bob/status
 

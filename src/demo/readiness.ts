@@ -2,7 +2,7 @@
 import { readFileSync } from 'node:fs'
 import { request } from 'node:https'
 import { join } from 'node:path'
-import { kmeNames, links, portsOf, saes, type DemoFiles, type KmeName, type SaeName } from './layout.ts'
+import { kmeNames, portsOf, saes, type DemoFiles, type KmeName, type SaeName } from './layout.ts'
 
 const ANSWER_DEADLINE_MS = 2000
 
@@ -19,7 +19,7 @@ export const findMissing = async (files: DemoFiles, basePort: number): Promise<r
   const missing = health.filter((text) => text !== undefined)
   if (missing.length > 0) return missing
   const pools = await Promise.all(
-    neighbours().map(async ({ kme, master, slave }) => {
+    allPairs().map(async ({ kme, master, slave }) => {
       const path = `/api/v1/keys/${slave}/status`
       const answer = await get({ ca, port: portsOf(basePort, kme).sae, path, ...credentialsOf(files, master) })
       return answer?.status === 200 && storedKeys(answer.text) > 0
@@ -30,13 +30,12 @@ export const findMissing = async (files: DemoFiles, basePort: number): Promise<r
   return pools.filter((text) => text !== undefined)
 }
 
-/** Both directions of every link, each with one SAE at either end. */
-const neighbours = (): { kme: KmeName; master: SaeName; slave: SaeName }[] => {
+/** Each KME with each other, over a link or by relay, with one SAE at either end. */
+const allPairs = (): { kme: KmeName; master: SaeName; slave: SaeName }[] => {
   const saeAt = (kme: KmeName): SaeName => saes.find(({ home, sharesWith }) => home === kme && sharesWith.length > 0)!.name
-  return links.flatMap(({ ends: [one, other] }) => [
-    { kme: one, master: saeAt(one), slave: saeAt(other) },
-    { kme: other, master: saeAt(other), slave: saeAt(one) },
-  ])
+  return kmeNames.flatMap((kme) =>
+    kmeNames.filter((other) => other !== kme).map((other) => ({ kme, master: saeAt(kme), slave: saeAt(other) })),
+  )
 }
 
 const credentialsOf = ({ directory }: DemoFiles, sae: SaeName): { cert: Buffer; key: Buffer } => ({

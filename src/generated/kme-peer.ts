@@ -209,6 +209,49 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/kme/v1/relays": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Take a block on its way over trusted nodes
+         * @description The caller is the KME before this one on the path. The block is encrypted with a one-time pad of the link between the two; this KME uses up
+         *     the same units, then stores the block if the path ends here, else sends it on under a pad of the next link and keeps nothing of it. The answer
+         *     comes when the destination has answered, or somebody refused. Repeating a parcel gets the same answer; another one under the same relay ID is
+         *     refused.
+         */
+        post: operations["relay"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/kme/v1/relay-checks": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Whether every KME on a path could take a block now
+         * @description Asked before a relay, so that one that cannot be finished costs no key. Promises nothing.
+         */
+        post: operations["checkRelay"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
 }
 export type webhooks = Record<string, never>;
 export interface components {
@@ -388,6 +431,67 @@ export interface components {
         Loan: {
             units: components["schemas"]["UnitRun"][];
         };
+        /** @description All KMEs from the origin to the destination, none twice */
+        RelayPath: components["schemas"]["Name"][];
+        /** @description Which of the path is asked, counted from the origin, which is 0 */
+        RelayHop: number;
+        /** @description For how many milliseconds the caller waits */
+        RelayBudget: number;
+        /** @description One-time MAC, 16 bytes, base64 */
+        RelayMac: string;
+        RelayParcel: {
+            /** @constant */
+            version: 1;
+            /** @description Another for each path */
+            relayId: components["schemas"]["Uuid"];
+            path: components["schemas"]["RelayPath"];
+            hop: components["schemas"]["RelayHop"];
+            /** @description The origin's name for the block */
+            block: components["schemas"]["Uuid"];
+            /** @description Which part of a block that is split over several paths */
+            share: {
+                index: number;
+                count: number;
+            };
+            budgetMs: components["schemas"]["RelayBudget"];
+            /** @description Units the caller issues, used up by this parcel */
+            pad: components["schemas"]["UnitRun"][];
+            /** @description Block exclusive-or pad, base64, at most 256 KiB */
+            ciphertext: string;
+            /** @description Public keys of the origin, when the block is wrapped end to end */
+            wrap?: string;
+            mac: components["schemas"]["RelayMac"];
+        };
+        RelayRefused: {
+            relayId?: components["schemas"]["Uuid"];
+            /** @constant */
+            outcome: "refused";
+            /** @enum {string} */
+            reason: "malformed" | "relay-off" | "path-not-allowed" | "next-hop-unknown" | "next-hop-unavailable" | "insufficient" | "deadline" | "too-many" | "pad-used" | "given-up" | "pad-unavailable" | "pad-pending" | "not-authentic" | "relay-id-in-use" | "failed";
+            /** @description The KME that refused */
+            at: components["schemas"]["Name"];
+        };
+        RelayAnswer: {
+            relayId: components["schemas"]["Uuid"];
+            /** @constant */
+            outcome: "delivered";
+            /** @description What the destination adds when the block is wrapped end to end */
+            reply?: string;
+            mac: components["schemas"]["RelayMac"];
+        } | components["schemas"]["RelayRefused"];
+        RelayCheck: {
+            /** @constant */
+            version: 1;
+            path: components["schemas"]["RelayPath"];
+            hop: components["schemas"]["RelayHop"];
+            budgetMs: components["schemas"]["RelayBudget"];
+            /** @description Of the block */
+            sizeBytes: number;
+        };
+        RelayCheckAnswer: {
+            /** @constant */
+            outcome: "ready";
+        } | components["schemas"]["RelayRefused"];
     };
     responses: {
         /** @description The request as a whole is malformed; nothing was changed */
@@ -704,6 +808,60 @@ export interface operations {
                 };
                 content: {
                     "application/json": components["schemas"]["TopologyDifference"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            503: components["responses"]["ServiceUnavailable"];
+        };
+    };
+    relay: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RelayParcel"];
+            };
+        };
+        responses: {
+            /** @description Whether the destination has the block */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RelayAnswer"];
+                };
+            };
+            400: components["responses"]["BadRequest"];
+            401: components["responses"]["Unauthorized"];
+            503: components["responses"]["ServiceUnavailable"];
+        };
+    };
+    checkRelay: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["RelayCheck"];
+            };
+        };
+        responses: {
+            /** @description Ready, or who is not and why */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["RelayCheckAnswer"];
                 };
             };
             400: components["responses"]["BadRequest"];

@@ -24,6 +24,13 @@ export const fallbackLinkId = (one: KmeId, other: KmeId): LinkId => `fallback:${
 export const FALLBACK_LINK_PREFIX = 'fallback:'
 export const isFallback = (linkId: string): boolean => linkId.startsWith(FALLBACK_LINK_PREFIX)
 
+/** The link ID of blocks that two KMEs without a link share: made by one of them and relayed to the other over trusted nodes. Equal at both
+ *  ends. */
+export const relayLinkId = (one: KmeId, other: KmeId): LinkId => `${RELAY_LINK_PREFIX}${[one, other].sort().join(':')}` as LinkId
+
+/** A link whose ID begins like this is no link. */
+export const RELAY_LINK_PREFIX = 'relay:'
+
 /** Why the key of a block that this KME distilled itself may be called secret (docs/bb84.md). Whole and plain, so that the audit log keeps it. */
 export interface SecurityStatement {
   /** Events per intensity, strongest first: the sifted key and its errors, what was disclosed and its errors. */
@@ -58,6 +65,14 @@ export interface LinkSecurity {
   readonly tagBits: number
 }
 
+/** How a block came to a KME that no link leads to. */
+export interface RelayedOver {
+  /** The KMEs in between, of each way that a part of the block took. */
+  readonly ways: readonly (readonly KmeId[])[]
+  /** Whether the two ends wrapped every part, so that no KME in between could read it. */
+  readonly endToEnd: boolean
+}
+
 export interface NewBlock {
   readonly blockId: BlockId
   readonly linkId: LinkId
@@ -65,6 +80,7 @@ export interface NewBlock {
   readonly peerKmeId: KmeId
   readonly issuedHere: IssuedHere
   readonly statement?: SecurityStatement | undefined
+  readonly relayed?: RelayedOver
   /** The key bytes; wiped by the store. */
   readonly key: SecretBytes
 }
@@ -275,4 +291,66 @@ export interface KeyStore {
   expire(): Promise<{ readonly expiredKeys: number }>
   /** Keys of blocks that another process used up leave the memory of this one. */
   forgetDestroyed(): Promise<void>
+}
+
+/** Key of a link as one-time pads of messages to and from the other end, each named by its relay ID. */
+export interface PadStore {
+  /** Makes free units that this KME issues the pad of one message, for ever. `conflict` when a unit is not free, or not of a QKD link.
+   *  @returns the message that `encrypt` made of the pad; it is durable, and no other can be made of the same units. */
+  spendPad(spending: PadSpending): Promise<object | 'conflict'>
+  /** What was sent under a relay ID, as long as it is not over. */
+  sentUnder(relayId: string): Promise<{ readonly peerKmeId: KmeId; readonly message: unknown } | undefined>
+  /** The message was delivered, or is given up: it is forgotten, and the peer is told of units it may not have seen. */
+  closePad(relayId: string, outcome: 'delivered' | 'given-up'): Promise<void>
+  /** The same, for messages that nobody closed in time, of all processes; forgets what is long over. How many were given up. */
+  tidyPads(): Promise<number>
+
+  /** A peer made units it issues the pad of a message to this KME: they are used up here too. Nothing changes when it is refused. */
+  redeemPad(redemption: PadRedemption): Promise<PadRedeemed>
+  /** What became of a message that came before. `other-content` when something else came under its relay ID.
+   *  @returns undefined when none did. */
+  priorAnswer(message: Pick<PadRedemption, 'peerKmeId' | 'relayId' | 'digest'>): Promise<PriorPadAnswer | undefined>
+  /** Stores what the message is answered, before it is. */
+  answerPad(relayId: string, answer: object): Promise<void>
+}
+
+export interface PadSpending {
+  readonly peerKmeId: KmeId
+  readonly relayId: string
+  readonly units: readonly UnitRun[]
+  /** For the audit log. */
+  readonly subject: Readonly<Record<string, unknown>>
+  /** Makes the message of the pad, which is lent for the length of the call. May be called again with the same pad, and must then say
+   *  the same. */
+  readonly encrypt: (pad: Buffer) => object
+}
+
+export interface PadRedemption {
+  readonly peerKmeId: KmeId
+  readonly relayId: string
+  readonly units: readonly UnitRun[]
+  /** SHA-256 of everything the message says. */
+  readonly digest: Buffer
+  readonly subject: Readonly<Record<string, unknown>>
+  /** Whether the message was made with this pad, which is lent for the length of the call. May be called again. */
+  readonly decrypt: (pad: Buffer) => boolean
+}
+
+/** `pad-used`: a unit was used before. `given-up`: because the peer gave the message up before it came. `pad-unavailable`: unknown, not
+ *  issued by the peer, or not of a QKD link. `pad-pending`: of a block whose agreement is not finished at this end. */
+export type PadRefusal = 'pad-used' | 'given-up' | 'pad-unavailable' | 'pad-pending' | 'not-authentic'
+
+export type PadRedeemed =
+  | { readonly outcome: 'redeemed' }
+  | { readonly outcome: 'refused'; readonly reason: PadRefusal }
+  | { readonly outcome: 'repeated' }
+
+/** `answer` is undefined while there is none, or when the process died before there was one. */
+export type PriorPadAnswer = 'other-content' | { readonly answer: unknown }
+
+/** Blocks that came in parts, each over a way of its own. */
+export interface ShareStore {
+  /** Makes one block of shares that are all here: exclusive or. The shares are destroyed in the same step.
+   *  @returns false while one is missing, or when they have not all the same length. */
+  joinShares(shares: readonly BlockId[], block: Omit<NewBlock, 'key' | 'relayed'>): Promise<boolean>
 }

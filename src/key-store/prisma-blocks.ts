@@ -100,6 +100,59 @@ const addSecurity = (statements: Statements, linkId: LinkId, statement: Security
 /** A block may be used up while it is spoken of; then the next one will do. */
 const SHARED_BLOCKS_MAX = 4
 
+/** Seals a block. @returns what inserts it; false when this device block is known already. */
+export const prepareInsert = (
+  { keyring, kmeId, unitSizeBits }: Pick<BlockParts, 'keyring' | 'kmeId' | 'unitSizeBits'>,
+  block: NewBlock,
+): ((statements: Statements) => Promise<boolean>) => {
+  const { key, statement } = block
+  const unitBytes = unitSizeBits / 8
+  const unitCount = Math.floor((key.lengthBytes - TAG_KEY_BYTES) / unitBytes)
+  if (unitCount < 1) throw new RangeError('a block must hold a tag key and at least one unit')
+  const place: BlockPlace = {
+    kmeId,
+    linkId: block.linkId,
+    blockId: block.blockId,
+    term: keyring.activeTerm,
+    generation: 0,
+  }
+  const { dek, wrapped } = keyring.createDek(placeName(place))
+  const tagKey = key.use((bytes) => sealUnit(dek, place, TAG_KEY_INDEX, bytes.subarray(0, TAG_KEY_BYTES)))
+  const sealed = key.use((bytes) => {
+    const units: Buffer[] = []
+    for (let unit = 0; unit < unitCount; unit += 1) {
+      const start = TAG_KEY_BYTES + unit * unitBytes
+      units.push(sealUnit(dek, place, unit, bytes.subarray(start, start + unitBytes)))
+    }
+    return Buffer.concat(units)
+  })
+  return async (statements) => {
+    const rows = await statements.query(
+      `INSERT INTO key_block (block_id, link_id, device_block, peer_kme_id, state, unit_count, unit_size_bits,
+         mine, taken, done, sealed, sealed_tag_key, wrapped_dek, term, statement, relayed)
+       VALUES ($1, $2, $3, $4, 'INGESTED', $5, $6, $7::text::varbit, $8::text::varbit, $8::text::varbit, $9, $10, $11, $12, $13, $14::text::jsonb)
+       ON CONFLICT DO NOTHING RETURNING 1`,
+      [
+        block.blockId,
+        block.linkId,
+        block.deviceBlock,
+        block.peerKmeId,
+        unitCount,
+        unitSizeBits,
+        issuedHereBits(block, unitCount),
+        '0'.repeat(unitCount),
+        sealed,
+        tagKey,
+        wrapped,
+        place.term,
+        statement === undefined ? null : JSON.stringify(statement),
+        block.relayed === undefined ? null : JSON.stringify(block.relayed),
+      ],
+    )
+    return rows.length === 1
+  }
+}
+
 type BlockMethods = Pick<
   KeyStore,
   | 'deposit'
@@ -119,53 +172,9 @@ type BlockMethods = Pick<
 
 export const blockMethods = ({ database, keyring, reader, kmeId, unitSizeBits }: BlockParts): BlockMethods => ({
   deposit: async (block) => {
-    using key = block.key
-    const unitBytes = unitSizeBits / 8
-    const unitCount = Math.floor((key.lengthBytes - TAG_KEY_BYTES) / unitBytes)
-    if (unitCount < 1) throw new RangeError('a block must hold a tag key and at least one unit')
-    const place: BlockPlace = {
-      kmeId,
-      linkId: block.linkId,
-      blockId: block.blockId,
-      term: keyring.activeTerm,
-      generation: 0,
-    }
-    const { dek, wrapped } = keyring.createDek(placeName(place))
-    const tagKey = key.use((bytes) => sealUnit(dek, place, TAG_KEY_INDEX, bytes.subarray(0, TAG_KEY_BYTES)))
-    const sealed = key.use((bytes) => {
-      const units: Buffer[] = []
-      for (let unit = 0; unit < unitCount; unit += 1) {
-        const start = TAG_KEY_BYTES + unit * unitBytes
-        units.push(sealUnit(dek, place, unit, bytes.subarray(start, start + unitBytes)))
-      }
-      return Buffer.concat(units)
-    })
-    const none = '0'.repeat(unitCount)
+    using _key = block.key
     const { statement } = block
-    const insert = async (statements: Statements): Promise<boolean> => {
-      const rows = await statements.query(
-        `INSERT INTO key_block (block_id, link_id, device_block, peer_kme_id, state, unit_count, unit_size_bits,
-           mine, taken, done, sealed, sealed_tag_key, wrapped_dek, term, statement)
-         VALUES ($1, $2, $3, $4, 'INGESTED', $5, $6, $7::text::varbit, $8::text::varbit, $8::text::varbit, $9, $10, $11, $12, $13)
-         ON CONFLICT DO NOTHING RETURNING 1`,
-        [
-          block.blockId,
-          block.linkId,
-          block.deviceBlock,
-          block.peerKmeId,
-          unitCount,
-          unitSizeBits,
-          issuedHereBits(block, unitCount),
-          none,
-          sealed,
-          tagKey,
-          wrapped,
-          place.term,
-          statement === undefined ? null : JSON.stringify(statement),
-        ],
-      )
-      return rows.length === 1
-    }
+    const insert = prepareInsert({ keyring, kmeId, unitSizeBits }, block)
     const stored =
       statement === undefined
         ? await insert(database)

@@ -4,7 +4,7 @@ import type { Keyring } from '../custody/custody.ts'
 import type { Database } from '../database/database.ts'
 import { systemClock, type Clock } from '../kernel/clock.ts'
 import type { AssignmentId, KmeId } from '../kernel/identifiers.ts'
-import type { KeyStore } from './key-store.ts'
+import type { KeyStore, PadStore, ShareStore } from './key-store.ts'
 import { blockMethods } from './prisma-blocks.ts'
 import { expireMethods } from './prisma-expire.ts'
 import { fetchMethods } from './prisma-fetch.ts'
@@ -12,7 +12,9 @@ import { holdMethods } from './prisma-hold.ts'
 import { issueMethods } from './prisma-issue.ts'
 import { lendMethods } from './prisma-lend.ts'
 import { createBlockReader } from './prisma-open-blocks.ts'
+import { padMethods } from './prisma-pads.ts'
 import { settleMethods } from './prisma-settle.ts'
+import { shareMethods } from './prisma-shares.ts'
 
 export interface KeyStoreOptions {
   readonly database: Database
@@ -29,7 +31,7 @@ export interface KeyStoreOptions {
   readonly clock?: Clock
 }
 
-export const createKeyStore = (options: KeyStoreOptions): KeyStore => {
+export const createKeyStore = (options: KeyStoreOptions): KeyStore & PadStore & ShareStore => {
   const reader = createBlockReader({ ...options, statements: options.database })
   const { acceptsFallback = () => false } = options
   const parts = { ...options, acceptsFallback, reader, working: new Set<AssignmentId>() }
@@ -41,5 +43,7 @@ export const createKeyStore = (options: KeyStoreOptions): KeyStore => {
     ...fetchMethods({ ...parts, clock: options.clock ?? systemClock }),
     ...lendMethods(parts),
     ...expireMethods(parts),
+    ...padMethods(parts),
+    ...shareMethods(parts),
   }
 }

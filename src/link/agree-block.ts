@@ -18,6 +18,8 @@ export interface AgreeBlockParts {
   readonly pool: Pick<KeyPool, 'offer'>
   /** Whether this end proposes a block; if left out the KME with the smaller ID proposes all of them. */
   readonly proposes?: (block: PendingBlock) => boolean
+  /** For so long the other end must be there and not propose a block before this one gives the block up. */
+  readonly unproposedDeadlineMs?: number
   readonly peers: PeerDirectory
   readonly clock: Clock
   readonly log: Logger
@@ -41,7 +43,7 @@ export interface BlockAgreement {
 const INTERVAL_MS = 500
 /** How long the other end may say it does not know a block before the proposer gives it up. */
 const UNKNOWN_DEADLINE_MS = 30_000
-/** For so long the other end must be there and not propose a block before the answering end gives the block up. */
+/** A device may lag that far behind the one at the other end. */
 const UNPROPOSED_DEADLINE_MS = 600_000
 const PROPOSALS_AT_ONCE = 16
 
@@ -49,7 +51,7 @@ const equal = (one: Buffer, other: Buffer): boolean => one.length === other.leng
 
 export const createBlockAgreement = (parts: AgreeBlockParts): BlockAgreement => {
   const { kmeId, linkId, peerKmeId, store, pool, clock, log } = parts
-  const { proposes = () => kmeId < peerKmeId } = parts
+  const { proposes = () => kmeId < peerKmeId, unproposedDeadlineMs = UNPROPOSED_DEADLINE_MS } = parts
   const unknownSinceMs = new Map<BlockId, number>()
   /** How long the proposer was there while a block waited for its proposal. */
   const unproposedMs = new Map<BlockId, number>()
@@ -105,7 +107,7 @@ export const createBlockAgreement = (parts: AgreeBlockParts): BlockAgreement => 
     for (const blockId of waiting) {
       const ageMs = (unproposedMs.get(blockId) ?? 0) + INTERVAL_MS
       unproposedMs.set(blockId, ageMs)
-      if (ageMs > UNPROPOSED_DEADLINE_MS) await discard(blockId, 'the other end never proposed it')
+      if (ageMs > unproposedDeadlineMs) await discard(blockId, 'the other end never proposed it')
     }
   }
 

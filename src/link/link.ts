@@ -6,6 +6,9 @@ import type { SecretBytes } from '../kernel/secret-bytes.ts'
 import type { PoolLevel } from '../key-pool/key-pool.ts'
 import type { LinkSecurity, SecurityStatement } from '../key-store/key-store.ts'
 
+export type { BlockAgreement } from './agree-block.ts'
+export { blockIdOf } from './block-id.ts'
+
 /** One block of key material as a device hands it over. */
 export interface KeyBlock {
   /** The device's own name for the block, equal at both ends; printable ASCII, 1 to 64 characters. */
@@ -98,7 +101,7 @@ export type Replenished =
   | { readonly outcome: 'asked' }
   | { readonly outcome: 'nothing'; readonly reason: string }
 
-/** Something that can bring keys for one pool: a link, a loan, the random source of the local pool, later a relay. */
+/** Something that can bring keys for one pool: a link, a loan, a relay, the random source of the local pool. */
 export interface ReplenishSource {
   /** For people: `link a-b`. */
   readonly name: string

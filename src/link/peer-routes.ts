@@ -7,9 +7,10 @@ import { sendJson } from '../http/json-response.ts'
 import { readBody, readSecretBody } from '../http/request-body.ts'
 import { pathSegment } from '../http/request-target.ts'
 import { BadRequest } from '../kernel/errors.ts'
-import { parseBlockId } from '../kernel/identifiers.ts'
+import { parseBlockId, type KmeId, type LinkId } from '../kernel/identifiers.ts'
 import type { BlockAnswer } from '../peer/peer.ts'
 import { parsePeerBody, PEER_BODY_BYTES_MAX, peerPaths, readLoanRequest, readProposals, writeBlockAnswer } from '../peer/wire.ts'
+import type { BlockAgreement } from './agree-block.ts'
 import type { Lending } from './lend-units.ts'
 import { FALLBACK_BLOCK_BYTES_MAX, type FallbackSource } from './fallback-source.ts'
 import type { RunningLinks } from './link-directory.ts'
@@ -19,7 +20,14 @@ const BLOCK_SEGMENT = 3
 
 export const mountLinkPeerApi = (
   app: Express,
-  parts: { links: RunningLinks; fallback: FallbackSource; lending: Lending; audit: AuditLog },
+  parts: {
+    links: RunningLinks
+    /** Who shares blocks with peers that come from no link. */
+    others: readonly { agreement(linkId: LinkId, peerKmeId: KmeId): BlockAgreement | undefined }[]
+    fallback: FallbackSource
+    lending: Lending
+    audit: AuditLog
+  },
 ): void => {
   only(app, peerPaths.blocks, {
     post: async (request, response) => {
@@ -28,7 +36,8 @@ export const mountLinkPeerApi = (
       const answers = await Promise.all(
         proposals.map(async (proposal): Promise<BlockAnswer> => {
           const { linkId } = proposal
-          const agreement = parts.links.find(linkId, kmeId)?.agreement ?? parts.fallback.agreement(linkId, kmeId)
+          const agreements = parts.others.map((other) => other.agreement(linkId, kmeId))
+          const agreement = [parts.links.find(linkId, kmeId)?.agreement, ...agreements].find((one) => one !== undefined)
           if (agreement !== undefined) return agreement.answer(proposal)
           const subject = { call: 'blocks', linkId, reason: 'not a link to this KME' }
           await parts.audit.append({ event: 'peer.refused', actor: `kme:${kmeId}`, outcome: 'refused', subject })

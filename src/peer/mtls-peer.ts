@@ -17,11 +17,12 @@ import {
   type FloodingPartner,
   type PeerKme,
   type PeerStatus,
+  type RelayPartner,
   type Retirement,
   type RetirementAnswer,
 } from './peer.ts'
 import type { QkdMixing } from './qkd-mixing.ts'
-import { createSessionClient, type PeerRequest, type PeerTls } from './session-client.ts'
+import { createSessionClient, type PeerRequest, type PeerTls, type SessionClient } from './session-client.ts'
 import type { RekeyPolicy } from './session-life.ts'
 import {
   CALLS_PER_REQUEST_MAX,
@@ -36,11 +37,16 @@ import {
   readFallbackAnswer,
   readHello,
   readLoanAnswer,
+  readRelayAnswer,
+  readRelayCheckAnswer,
   readRetirementAnswers,
+  RELAY_BUDGET_MS_MAX,
   writeOffer,
   writeProposal,
   writeSequences,
   writeStatements,
+  writeRelayCheck,
+  writeRelayParcel,
 } from './wire.ts'
 
 export interface MtlsPeerOptions {
@@ -63,7 +69,7 @@ export interface MtlsPeerOptions {
   readonly log: Logger
 }
 
-export interface MtlsPeer extends PeerKme, FloodingPartner {
+export interface MtlsPeer extends PeerKme, FloodingPartner, RelayPartner {
   status(): PeerStatus
   /** Watches the peer until `signal` aborts. */
   watch(signal: AbortSignal): Promise<void>
@@ -98,27 +104,35 @@ const codeOf = (error: unknown): string | undefined => (error as { code?: string
 export const createMtlsPeer = (options: MtlsPeerOptions): MtlsPeer => {
   const { kmeId, clock, deadlineMs } = options
   const origin = new URL(options.url).origin
-  const channel = createSessionClient({
-    kmeId: options.ownKmeId,
-    peerKmeId: kmeId,
-    origin,
-    deadlineMs,
-    sessions: options.sessions,
-    rekey: options.rekey,
-    mixing: options.mixing,
-    accepts: options.accepts,
-    onForged: options.onForged,
-    tls: options.tls,
-    clock,
-    random: options.random,
-  })
+  const open = (answerWithinMs: number): SessionClient =>
+    createSessionClient({
+      kmeId: options.ownKmeId,
+      peerKmeId: kmeId,
+      origin,
+      deadlineMs: answerWithinMs,
+      sessions: options.sessions,
+      rekey: options.rekey,
+      mixing: options.mixing,
+      accepts: options.accepts,
+      onForged: options.onForged,
+      tls: options.tls,
+      clock,
+      random: options.random,
+    })
+  /** Relays wait for KMEs further away; nothing else shall wait for a connection behind them. */
+  const channels = { calls: open(deadlineMs), relays: open(RELAY_BUDGET_MS_MAX) }
 
   /** One request; `undefined` as body is a GET, a buffer goes as it is. @throws PeerCallFailed. */
-  const request = async <T>(path: string, body: object | Buffer | undefined, read: (answer: unknown) => T): Promise<T> => {
+  const request = async <T>(
+    path: string,
+    body: object | Buffer | undefined,
+    read: (answer: unknown) => T,
+    { withinMs = deadlineMs, channel = channels.calls } = {},
+  ): Promise<T> => {
     // The deadline starts here and covers connecting, opening a session, waiting and reading.
     const stop = new AbortController()
     const finished = new AbortController()
-    void clock.sleep(deadlineMs, finished.signal).then(() => stop.abort())
+    void clock.sleep(withinMs, finished.signal).then(() => stop.abort())
     try {
       const response = await channel.exchange(requestOf(path, body), stop.signal)
       // No KME sends another one elsewhere.
@@ -193,6 +207,15 @@ export const createMtlsPeer = (options: MtlsPeerOptions): MtlsPeer => {
     },
     sendStatements: (statements) => request(peerPaths.statements, writeStatements(statements), () => undefined),
     compareTopology: (sequences) => request(peerPaths.comparison, writeSequences(sequences), readDifference),
+    relay: (parcel, withinMs) =>
+      request(peerPaths.relays, writeRelayParcel(parcel), (body) => readRelayAnswer(parcel.relayId, body), {
+        withinMs,
+        channel: channels.relays,
+      }),
+    checkRelay: (check) => {
+      const { budgetMs: withinMs } = check
+      return request(peerPaths.relayChecks, writeRelayCheck(check), readRelayCheckAnswer, { withinMs, channel: channels.relays })
+    },
     status: () => ({
       kmeId,
       url: origin,
@@ -201,8 +224,13 @@ export const createMtlsPeer = (options: MtlsPeerOptions): MtlsPeer => {
       failuresInARow: breaker.failuresInARow(),
     }),
     watch: (signal) => breaker.watch(signal),
-    updateTls: channel.updateTls,
-    close: channel.close,
+    updateTls: (tls) => {
+      channels.calls.updateTls(tls)
+      channels.relays.updateTls(tls)
+    },
+    close: async () => {
+      await Promise.all([channels.calls.close(), channels.relays.close()])
+    },
   }
 }
 

@@ -69,6 +69,93 @@ export interface FloodingPartner {
   compareTopology(sequences: ReadonlyMap<KmeId, number>): Promise<TopologyDifference<SignedStatement | undefined>>
 }
 
+/** Where a relayed block goes, as the KME that is asked to take it sees it. */
+export interface RelayLeg {
+  /** All KMEs from the origin to the destination. */
+  readonly path: readonly KmeId[]
+  /** Which of them is asked, counted from the origin, which is 0. */
+  readonly hop: number
+  /** For how long the caller waits for the answer. */
+  readonly budgetMs: number
+}
+
+/** One part of a block that is split, or the whole of it. */
+export interface RelayShare {
+  /** From 0. */
+  readonly index: number
+  readonly count: number
+}
+
+/** A block on its way over trusted nodes, under a one-time pad of the link between the caller and the KME that is asked. */
+export interface RelayParcel extends RelayLeg {
+  /** A UUID, another for each path. */
+  readonly relayId: string
+  /** The origin's name for the block: a UUID. */
+  readonly block: string
+  readonly share: RelayShare
+  /** Units of the link that the pad is made of, all issued by the caller. */
+  readonly pad: readonly UnitRun[]
+  readonly ciphertext: Buffer
+  /** Public keys of the origin, when the block is wrapped end to end. */
+  readonly wrap?: Buffer
+  /** One-time MAC over all of this. */
+  readonly mac: Buffer
+}
+
+/** Asks whether a block of that size could be taken now; nothing is used up. */
+export interface RelayCheck extends RelayLeg {
+  readonly sizeBytes: number
+}
+
+/** Why a KME takes no part in a relay. `failed`: nobody knows how far it came. */
+export type RelayRefusal =
+  | 'malformed'
+  | 'relay-off'
+  | 'path-not-allowed'
+  | 'next-hop-unknown'
+  | 'next-hop-unavailable'
+  | 'insufficient'
+  | 'deadline'
+  | 'too-many'
+  | 'pad-used'
+  | 'given-up'
+  | 'pad-unavailable'
+  | 'pad-pending'
+  | 'not-authentic'
+  | 'relay-id-in-use'
+  | 'failed'
+
+export interface RelayRefused {
+  readonly outcome: 'refused'
+  readonly reason: RelayRefusal
+  /** The KME that refused it. */
+  readonly at: KmeId
+}
+
+/** `delivered`: the destination stored the block. */
+export type RelayAnswer =
+  | {
+      readonly outcome: 'delivered'
+      /** What the destination adds when the block is wrapped end to end. */
+      readonly reply?: Buffer
+      /** One-time MAC of the KME that answers. */
+      readonly mac: Buffer
+    }
+  | RelayRefused
+
+export type RelayCheckAnswer = { readonly outcome: 'ready' } | RelayRefused
+
+/** A peer as the relay slice sees it. Calls stay open until the destination, or whoever refuses, has answered. */
+export interface RelayPartner {
+  readonly kmeId: KmeId
+  /** Whether a call is worth trying now. */
+  available(): boolean
+  /** Repeating a parcel is safe. @throws PeerCallFailed when there is no answer in time, or one to another relay. */
+  relay(parcel: RelayParcel, withinMs: number): Promise<RelayAnswer>
+  /** @throws PeerCallFailed. */
+  checkRelay(check: RelayCheck): Promise<RelayCheckAnswer>
+}
+
 /** A call that brought no usable answer. */
 export class PeerCallFailed extends Error {
   /** False only when it is certain that not one byte of the call reached the peer. */

@@ -23,6 +23,13 @@ import type {
   BlockAnswer,
   BlockProposal,
   FallbackAnswer,
+  RelayAnswer,
+  RelayCheck,
+  RelayCheckAnswer,
+  RelayLeg,
+  RelayParcel,
+  RelayRefusal,
+  RelayRefused,
   Retirement,
   RetirementAnswer,
   SignedStatement,
@@ -42,6 +49,8 @@ export const peerPaths = {
   fallbackBlocks: '/kme/v1/fallback-blocks/{block}',
   statements: '/kme/v1/topology/statements',
   comparison: '/kme/v1/topology/comparison',
+  relays: '/kme/v1/relays',
+  relayChecks: '/kme/v1/relay-checks',
 } as const
 
 /** What the audit log calls a request: a call of this API, or `other`. */
@@ -69,6 +78,17 @@ const CERTIFICATE_BYTES_MAX = 4096
 const SESSION_VERSIONS_MAX = 16
 const SESSION_BLOCKS_MAX = 16
 const SESSION_VALUE_BYTES_MAX = 2048
+/** Version of the relay's messages. */
+const RELAY_VERSION = 1
+/** Most KMEs that a relayed block passes after its origin. */
+export const RELAY_HOPS_MAX = 16
+/** Of a relayed block: as many as of one of the fallback source. */
+export const RELAY_BLOCK_BYTES_MAX = 256 * 1024
+const RELAY_SHARES_MAX = 8
+const RELAY_MAC_BYTES = 16
+/** Of public keys and ciphertexts of X25519 and ML-KEM-768. */
+const RELAY_WRAP_BYTES_MAX = 2048
+export const RELAY_BUDGET_MS_MAX = 60_000
 
 export interface Hello {
   readonly protocol: number
@@ -378,4 +398,108 @@ export const readDifference = (body: unknown): TopologyDifference<SignedStatemen
     wanted: list(difference['wanted'], 0, NETWORK_KMES_MAX).map((kmeId) => id<KmeId>(kmeId, parseKmeId)),
     more: difference['more'] === true,
   }
+}
+
+const base64 = (value: unknown, minBytes: number, maxBytes: number): Buffer => {
+  if (typeof value !== 'string' || value.length > Math.ceil(maxBytes / 3) * 4) throw new BadRequest()
+  const decoded = Buffer.from(value, 'base64')
+  if (decoded.length < minBytes || decoded.length > maxBytes || decoded.toString('base64') !== value) throw new BadRequest()
+  return decoded
+}
+
+export const writeRelayParcel = (parcel: RelayParcel): object => ({
+  version: RELAY_VERSION,
+  ...parcel,
+  ciphertext: parcel.ciphertext.toString('base64'),
+  mac: parcel.mac.toString('base64'),
+  ...(parcel.wrap !== undefined && { wrap: parcel.wrap.toString('base64') }),
+})
+
+export const writeRelayCheck = (check: RelayCheck): object => ({ version: RELAY_VERSION, ...check })
+
+const readRelayLeg = (leg: Members): RelayLeg => {
+  if (leg['version'] !== RELAY_VERSION) throw new BadRequest()
+  return {
+    path: list(leg['path'], 2, RELAY_HOPS_MAX + 1).map((node) => id<KmeId>(node, parseKmeId)),
+    hop: integer(leg['hop'], 1, RELAY_HOPS_MAX),
+    budgetMs: integer(leg['budgetMs'], 1, RELAY_BUDGET_MS_MAX),
+  }
+}
+
+export const readRelayId = (body: unknown): string => id(members(body)['relayId'], parseAssignmentId)
+
+/** Also reads what this KME stored to send it again. */
+export const readRelayParcel = (body: unknown): RelayParcel => {
+  const parcel = members(body)
+  const share = members(parcel['share'])
+  const count = integer(share['count'], 1, RELAY_SHARES_MAX)
+  const wrap = parcel['wrap']
+  return {
+    ...readRelayLeg(parcel),
+    relayId: id(parcel['relayId'], parseAssignmentId),
+    block: id(parcel['block'], parseAssignmentId),
+    share: { index: integer(share['index'], 0, count - 1), count },
+    pad: readRuns(parcel['pad']),
+    ciphertext: base64(parcel['ciphertext'], 1, RELAY_BLOCK_BYTES_MAX),
+    mac: base64(parcel['mac'], RELAY_MAC_BYTES, RELAY_MAC_BYTES),
+    ...(wrap !== undefined && { wrap: base64(wrap, 1, RELAY_WRAP_BYTES_MAX) }),
+  }
+}
+
+export const readRelayCheck = (body: unknown): RelayCheck => {
+  const check = members(body)
+  return { ...readRelayLeg(check), sizeBytes: integer(check['sizeBytes'], 1, RELAY_BLOCK_BYTES_MAX) }
+}
+
+/** @param relayId of the parcel that is answered. */
+export const writeRelayAnswer = (relayId: string, answer: RelayAnswer): object =>
+  answer.outcome === 'refused'
+    ? { relayId, ...answer }
+    : {
+        relayId,
+        outcome: answer.outcome,
+        mac: answer.mac.toString('base64'),
+        ...(answer.reply !== undefined && { reply: answer.reply.toString('base64') }),
+      }
+
+const RELAY_REFUSALS: Readonly<Record<RelayRefusal, true>> = {
+  malformed: true,
+  'relay-off': true,
+  'path-not-allowed': true,
+  'next-hop-unknown': true,
+  'next-hop-unavailable': true,
+  insufficient: true,
+  deadline: true,
+  'too-many': true,
+  'pad-used': true,
+  'given-up': true,
+  'pad-unavailable': true,
+  'pad-pending': true,
+  'not-authentic': true,
+  'relay-id-in-use': true,
+  failed: true,
+}
+
+const readRelayRefused = (answer: Members): RelayRefused => {
+  const reason = answer['reason'] as RelayRefusal
+  if (answer['outcome'] !== 'refused' || !Object.hasOwn(RELAY_REFUSALS, reason)) throw new BadRequest()
+  return { outcome: 'refused', reason, at: id(answer['at'], parseKmeId) }
+}
+
+/** @throws BadRequest also for the answer to another parcel. */
+export const readRelayAnswer = (relayId: string, body: unknown): RelayAnswer => {
+  const answer = members(body)
+  if (answer['relayId'] !== relayId) throw new BadRequest()
+  if (answer['outcome'] !== 'delivered') return readRelayRefused(answer)
+  const reply = answer['reply']
+  return {
+    outcome: 'delivered',
+    mac: base64(answer['mac'], RELAY_MAC_BYTES, RELAY_MAC_BYTES),
+    ...(reply !== undefined && { reply: base64(reply, 1, RELAY_WRAP_BYTES_MAX) }),
+  }
+}
+
+export const readRelayCheckAnswer = (body: unknown): RelayCheckAnswer => {
+  const answer = members(body)
+  return answer['outcome'] === 'ready' ? { outcome: 'ready' } : readRelayRefused(answer)
 }

@@ -15,13 +15,13 @@ import {
   keysOf,
   startNetwork,
   storedKeys,
-  type KmeName,
   type Network,
   type NetworkOptions,
   type SaeClient,
 } from '../network/network.ts'
 
 export const KMES = ['kme-a', 'kme-b'] as const
+export type KmeName = (typeof KMES)[number]
 
 /** Bits that a block must have at both ends, and so the keys it makes, come in a fraction of a second. */
 const PROFILE = {
@@ -103,7 +103,7 @@ export const startBb84Network = async (options: Bb84NetworkOptions = {}) => {
             role: name === 'kme-a' ? 'alice' : 'bob',
             profile: { ...PROFILE, pulseRateHz },
             slotsPerBurst: 65_536,
-            photons: { port: photons[name] },
+            photons: { port: photons[name as KmeName] },
             classical: { port: classical },
             authenticationKeyFile: secret,
           },

@@ -1,7 +1,15 @@
 /** Eve on the quantum channel between two KMEs that hand out keys: what operators and SAEs see of her. The KMEs are not told. */
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals'
-import { eventually, type KmeName, type SaeClient } from '../network/network.ts'
-import { exchange, keysBothWays, KMES, securityAccounts, startBb84Network, type Bb84Network } from './bb84-network.ts'
+import { eventually, type SaeClient } from '../network/network.ts'
+import {
+  exchange,
+  keysBothWays,
+  KMES,
+  securityAccounts,
+  startBb84Network,
+  type Bb84Network,
+  type KmeName,
+} from './bb84-network.ts'
 
 let world: Bb84Network
 let alice: SaeClient

@@ -1,9 +1,17 @@
 /** A BB84 link of KMEs that run as several processes (`--workers 2`): one of them runs the station, and another takes its place. */
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals'
 import { systemClock } from '../../src/kernel/clock.ts'
-import { eventually, type KmeName, type SaeClient } from '../network/network.ts'
+import { eventually, type SaeClient } from '../network/network.ts'
 import { startRedis } from '../setup/redis-servers.ts'
-import { exchange, keysBothWays, KMES, securityAccounts, startBb84Network, type Bb84Network } from './bb84-network.ts'
+import {
+  exchange,
+  keysBothWays,
+  KMES,
+  securityAccounts,
+  startBb84Network,
+  type Bb84Network,
+  type KmeName,
+} from './bb84-network.ts'
 
 let redis: Awaited<ReturnType<typeof startRedis>>
 let world: Bb84Network

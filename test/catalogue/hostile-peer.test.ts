@@ -1,7 +1,7 @@
 /** Rows P of the bad-input catalogue, first half: a peer KME with a good certificate and full knowledge of the shared bytes
  *  asks for what it may not have. Each refusal changes nothing, stands in the audit log and raises an alarm.
  *  What it may say but not in this place, at this time or under this seal (P06, P07, P19, P26, P27) is in test/peer/hostile-peer.test.ts.
- *  P28 is in test/network/topology.test.ts. */
+ *  Relay, its pads and MACs (P17 to P21) are in test/relay/hostile-hop.test.ts, P28 is in test/network/topology.test.ts. */
 import { randomBytes, randomUUID } from 'node:crypto'
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals'
 import type { AssignmentId, KeyId, SaeId } from '../../src/kernel/identifiers.ts'

@@ -220,6 +220,30 @@ describe('a configuration', () => {
     expect(faultsOf({ pools: { fallback } })).toEqual(faults),
   )
 
+  const far = { id: 'kme-c', url: 'https://kme-c' }
+  it.each<[object, readonly unknown[]]>([
+    [{ enabled: true, routes: [{ to: 'kme-c', via: ['kme-b'] }], perPeer: [{ peer: 'kme-c', paths: 2, endToEnd: true }] }, []],
+    [{ routes: [{ to: 'kme-x', via: ['kme-b'] }] }, ['relay.routes[0].to: kme-x is not among the peers']],
+    [
+      { routes: [{ to: 'kme-b', via: ['kme-b'] }] },
+      ['relay.routes[0].to: a link leads to kme-b', 'relay.routes[0].via: names a KME twice'],
+    ],
+    [{ routes: [{ to: 'kme-c', via: ['kme-d'] }] }, ['relay.routes[0].via: no link leads to kme-d']],
+    [{ routes: [{ to: 'kme-c', via: ['kme-b', 'kme-a'] }] }, ['relay.routes[0].via: names a KME twice']],
+    [{ maxHops: 2, routes: [{ to: 'kme-c', via: ['kme-b', 'kme-d'] }] }, ['relay.routes[0].via: more hops than relay.maxHops']],
+    [{ routes: [{ to: 'kme-c', via: [] }] }, [expect.stringMatching(/^relay\.routes\[0\]\.via: /)]],
+    [{ perPeer: [{ peer: 'kme-b' }] }, ['relay.perPeer[0].peer: a link leads to kme-b']],
+    [{ perPeer: [{ peer: 'kme-c' }, { peer: 'kme-c' }] }, ['relay.perPeer[1].peer: kme-c appears twice']],
+    [{ deadlineMs: 60_000 }, [expect.stringMatching(/^relay\.deadlineMs: /)]],
+  ])('relays over links it has, to peers it has no link to (%j)', (relay, faults) =>
+    expect(faultsOf({ peers: [...good.peers, far], relay })).toEqual(faults),
+  )
+
+  it('calls no link by the name of a relay', () =>
+    expect(faultsOf({ links: [{ ...good.links[0], id: 'relay:kme-a:kme-b' }] })).toEqual([
+      'links[0].id: no link is called relay:...',
+    ]))
+
   it('calls no link by the name of a fallback source', () =>
     expect(faultsOf({ links: [{ ...good.links[0], id: 'fallback:kme-a:kme-b' }] })).toEqual([
       'links[0].id: no link is called fallback:...',

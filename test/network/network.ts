@@ -1,5 +1,6 @@
 /** Whole KMEs for tests: composed in this process from real parts (PostgreSQL, mTLS, emulated QKD devices), each with a
- *  database of its own. `kme-a` serves alice, anna and mallory, `kme-b` serves bob and bert; mallory may talk to nobody. */
+ *  database of its own. `kme-a` serves alice, anna and mallory, `kme-b` serves bob and bert; mallory may talk to nobody. On request
+ *  `kme-c`, which serves carol, follows behind kme-b; nothing but relay joins it to kme-a. */
 import { spawn, type ChildProcess } from 'node:child_process'
 import { generateKeyPairSync } from 'node:crypto'
 import { once } from 'node:events'
@@ -24,7 +25,7 @@ import { freePort } from '../setup/free-port.ts'
 import { eventually } from '../setup/eventually.ts'
 import { createTestDatabase, type TestDatabase } from '../setup/test-database.ts'
 
-export type KmeName = 'kme-a' | 'kme-b'
+export type KmeName = 'kme-a' | 'kme-b' | 'kme-c'
 
 export interface Answer {
   readonly status: number
@@ -86,6 +87,8 @@ export interface NetworkOptions {
   /** Blocks a device keeps while nobody pulls them; the emulator's own number if left out. */
   readonly bufferBlocks?: number
   readonly qberMean?: number
+  /** With kme-c. */
+  readonly line?: boolean
   /** Do not wait until keys have been agreed. */
   readonly startEmpty?: boolean
   readonly saeIdentity?: 'san-uri' | 'san-uri-or-cn'
@@ -144,8 +147,23 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
     ...(options.qberMean !== undefined && { qberMean: options.qberMean }),
   })
   await devices.start()
+  const furtherDevices = createDeviceEmulator({
+    clock: systemClock,
+    random: systemRandom,
+    linkName: 'b-c',
+    rateBlocksPerS: options.rateBlocksPerS ?? 50,
+    blockBytes: options.blockBytes ?? 4128,
+    ...(options.bufferBlocks !== undefined && { bufferBlocks: options.bufferBlocks }),
+    startPaused: false,
+  })
+  if (options.line === true) await furtherDevices.start()
 
-  const names: readonly KmeName[] = ['kme-a', 'kme-b']
+  const names: readonly KmeName[] = options.line === true ? ['kme-a', 'kme-b', 'kme-c'] : ['kme-a', 'kme-b']
+  /** Each with the devices of its two ends. */
+  const links = [
+    { id: 'a-b', ends: ['kme-a', 'kme-b'], devices },
+    ...(options.line === true ? [{ id: 'b-c', ends: ['kme-b', 'kme-c'], devices: furtherDevices }] : []),
+  ]
   const ports = new Map<KmeName, Ports>()
   const databases = new Map<KmeName, TestDatabase>()
   const configs = new Map<KmeName, string>()
@@ -155,7 +173,6 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
   }
   const tokenKey = file('token.pub.pem', tokenKeys.publicKey)
   for (const name of names) {
-    const other: KmeName = name === 'kme-a' ? 'kme-b' : 'kme-a'
     const issued = await authorities.issue({ profile: 'kme', id: name, hosts: ['localhost', '127.0.0.1'] })
     const certificate = file(`${name}.pem`, issued.certificatePem)
     const privateKey = file(`${name}.key`, issued.privateKeyPem)
@@ -184,10 +201,20 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
         adminApi: { port: own.admin, tls: { certificate, privateKey }, tokenKey },
         ...(options.databaseConnections !== undefined && { database: { connections: options.databaseConnections } }),
         keys: { localStored: 300, maxStored: 1_000_000, ...options.keys },
-        peers: [{ id: other, url: `https://127.0.0.1:${ports.get(other)!.peer}`, deadlineMs: 3000, ...options.peer?.(name) }],
-        links: [
-          { id: 'a-b', peer: other, driver: 'tcp', port: name === 'kme-a' ? devices.ports.a : devices.ports.b, creditBlocks: 8 },
-        ],
+        peers: names
+          .filter((other) => other !== name)
+          .map((other) => ({
+            id: other,
+            url: `https://127.0.0.1:${ports.get(other)!.peer}`,
+            deadlineMs: 3000,
+            ...options.peer?.(name),
+          })),
+        links: links
+          .filter(({ ends }) => ends.includes(name))
+          .map(({ id, ends, devices: own }) => {
+            const end = ends.indexOf(name)
+            return { id, peer: ends[1 - end], driver: 'tcp', port: end === 0 ? own.ports.a : own.ports.b, creditBlocks: 8 }
+          }),
         ...(options.pools !== undefined && { pools: options.pools }),
         ...(options.quotas !== undefined && { quotas: options.quotas }),
         ...(options.sharing !== undefined && { sharing: options.sharing }),
@@ -383,6 +410,7 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
     clients.forEach((client) => client.close())
     await Promise.all([...names.map(stop), ...spawned.map((one) => one.stop())])
     await devices.stop()
+    if (options.line === true) await furtherDevices.stop()
     for (const database of databases.values()) await database.drop()
     rmSync(directory, { recursive: true, force: true })
   }
@@ -391,6 +419,7 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
     directory,
     authorities,
     devices,
+    furtherDevices,
     ports,
     databases,
     running,

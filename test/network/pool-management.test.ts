@@ -2,7 +2,7 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals'
 import type { components } from '../../src/generated/admin.ts'
 import { systemClock } from '../../src/kernel/clock.ts'
-import { eventually, keysOf, quieten, startNetwork, storedKeys, type KmeName, type Network, type SaeClient } from './network.ts'
+import { eventually, keysOf, quieten, startNetwork, storedKeys, type Network, type SaeClient } from './network.ts'
 
 type Schemas = components['schemas']
 
@@ -13,7 +13,7 @@ const BLOCK = 128
 let network: Network
 let alice: SaeClient
 let bob: SaeClient
-let admins: Record<KmeName, SaeClient>
+let admins: Record<'kme-a' | 'kme-b', SaeClient>
 
 beforeAll(async () => {
   network = await startNetwork({
@@ -30,11 +30,11 @@ afterAll(async () => {
   await network?.[Symbol.asyncDispose]()
 })
 
-const poolAt = async (kme: KmeName): Promise<Schemas['Pool']> => {
+const poolAt = async (kme: keyof typeof admins): Promise<Schemas['Pool']> => {
   const other = kme === 'kme-a' ? 'kme-b' : 'kme-a'
   return (await admins[kme].get(`/api/v1/pools/${other}`)).json as unknown as Schemas['Pool']
 }
-const alarmsAt = async (kme: KmeName): Promise<string[]> => {
+const alarmsAt = async (kme: keyof typeof admins): Promise<string[]> => {
   const rows = await network.query<{ name: string }>(
     kme,
     `SELECT name FROM alarm WHERE cleared_at IS NULL AND name LIKE 'pool.%'`,
@@ -42,7 +42,7 @@ const alarmsAt = async (kme: KmeName): Promise<string[]> => {
   return rows.map(({ name }) => name)
 }
 /** The link is up and pulls nothing more. */
-const isFull = async (kme: KmeName, ceiling: number): Promise<boolean> => (await poolAt(kme)).stored > ceiling - BLOCK
+const isFull = async (kme: keyof typeof admins, ceiling: number): Promise<boolean> => (await poolAt(kme)).stored > ceiling - BLOCK
 
 describe('a pool of keys from a link', () => {
   it('is filled up to its high watermark and no further', async () => {

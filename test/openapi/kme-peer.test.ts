@@ -8,6 +8,9 @@ import {
   writeDifference,
   writeOffer,
   writeProposal,
+  writeRelayAnswer,
+  writeRelayCheck,
+  writeRelayParcel,
   writeSequences,
   writeStatements,
 } from '../../src/peer/wire.ts'
@@ -49,6 +52,26 @@ describe('the peer API', () => {
     answer(peerPaths.statements, {})
     ask(peerPaths.comparison, writeSequences(new Map([[kmeId, 7]])))
     answer(peerPaths.comparison, writeDifference({ newer: [signed], wanted: [kmeId], more: false }))
+    const leg = { path: [parseKmeId('kme-a')!, parseKmeId('kme-b')!], hop: 1, budgetMs: 1000 }
+    const mac = Buffer.alloc(16, 7)
+    const parcel = {
+      ...leg,
+      relayId: UUID,
+      block: UUID,
+      share: { index: 0, count: 1 },
+      pad: offer.assignment.units,
+      ciphertext: tag,
+      mac,
+    }
+    ask(peerPaths.relays, writeRelayParcel(parcel))
+    ask(peerPaths.relays, writeRelayParcel({ ...parcel, wrap: Buffer.alloc(1216) }))
+    ask(peerPaths.relayChecks, writeRelayCheck({ ...leg, sizeBytes: 288 }))
+    const refused = { outcome: 'refused', reason: 'insufficient', at: parseKmeId('kme-b')! } as const
+    answer(peerPaths.relays, writeRelayAnswer(UUID, { outcome: 'delivered', mac }))
+    answer(peerPaths.relays, writeRelayAnswer(UUID, { outcome: 'delivered', mac, reply: Buffer.alloc(1120) }))
+    answer(peerPaths.relays, writeRelayAnswer(UUID, refused))
+    answer(peerPaths.relayChecks, refused)
+    answer(peerPaths.relayChecks, { outcome: 'ready' })
     answer(peerPaths.aborts, { answers: [{ outcome: 'voided' }, { outcome: 'failed' }] })
     answer(peerPaths.retirements, { answers: [{ outcome: 'retired' }, { outcome: 'failed' }] })
     answer(peerPaths.assignments, {

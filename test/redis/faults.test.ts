@@ -5,7 +5,7 @@ import { randomUUID } from 'node:crypto'
 import { mkdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { expectBalanced } from '../network/ledger.ts'
-import { eventually, quieten, startNetwork, type KmeName, type Network } from '../network/network.ts'
+import { eventually, quieten, startNetwork, type Network } from '../network/network.ts'
 import { freePort } from '../setup/free-port.ts'
 import { startRedis, startRedisCluster, startSentinel } from '../setup/redis-servers.ts'
 import { startTcpProxy, type TcpProxy } from '../setup/tcp-proxy.ts'
@@ -15,11 +15,12 @@ import { startSteadyTraffic, type SteadyTraffic } from './steady-traffic.ts'
 const ANSWER_DEADLINE_MS = 1500
 /** And once the breaker is open, nobody waits for it at all. */
 const BREAKER_DEADLINE_MS = 500
-const KMES: readonly KmeName[] = ['kme-a', 'kme-b']
+const KMES = ['kme-a', 'kme-b'] as const
 
 type Cli = (...command: (string | number | Buffer)[]) => Promise<unknown>
 
 /** What the keys of each KME's pool for the other one begin with. */
+type KmeName = (typeof KMES)[number]
 type Pools = Readonly<Record<KmeName, string>>
 
 const findPools = async (cli: Cli): Promise<Pools> => {

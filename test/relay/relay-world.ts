@@ -1,0 +1,340 @@
+/** A small network in one process: each KME has a real key store on a database of its own and speaks to its peers through their
+ *  wire format, so that a test sees every message and decides what becomes of it. Nothing runs on its own but what a test starts. */
+import { createTestDatabase, type TestDatabase } from '../setup/test-database.ts'
+import type { Alarms } from '../../src/alarms/alarms.ts'
+import { tellOfRefusals } from '../../src/alarms/tell-of-refusals.ts'
+import { openKeyring } from '../../src/custody/prisma-keyring.ts'
+import { createAuditLog } from '../../src/audit/prisma-audit-log.ts'
+import { openDatabase, type Database } from '../../src/database/database.ts'
+import { systemClock, type Clock } from '../../src/kernel/clock.ts'
+import type { BlockId, KmeId, LinkId } from '../../src/kernel/identifiers.ts'
+import { createLogger } from '../../src/kernel/log.ts'
+import { systemRandom } from '../../src/kernel/random.ts'
+import { SecretBytes } from '../../src/kernel/secret-bytes.ts'
+import type { KeyPool } from '../../src/key-pool/key-pool.ts'
+import { createMemoryKeyPool } from '../../src/key-pool/memory-key-pool.ts'
+import type { KeyStore, PadStore, UnitRun } from '../../src/key-store/key-store.ts'
+import { createKeyStore } from '../../src/key-store/prisma-key-store.ts'
+import { createBlockAgreement } from '../../src/link/agree-block.ts'
+import { PeerCallFailed, type PeerKme, type RelayAnswer, type RelayParcel, type RelayPartner } from '../../src/peer/peer.ts'
+import {
+  readRelayAnswer,
+  readRelayCheck,
+  readRelayCheckAnswer,
+  readRelayParcel,
+  writeRelayAnswer,
+  writeRelayCheck,
+  writeRelayParcel,
+} from '../../src/peer/wire.ts'
+import { createRelay, type RunningRelay } from '../../src/relay/create-relay.ts'
+import type { RelayPolicy, RelaySettings } from '../../src/relay/relay.ts'
+import type { RouteFinder } from '../../src/topology/topology.ts'
+import { UNSHARED } from '../key-pool/key-pool.contract.ts'
+
+export const UNIT_BYTES = 32
+export const kme = (name: string): KmeId => `kme-${name}` as KmeId
+export const A = kme('a')
+export const B = kme('b')
+export const C = kme('c')
+const silent = createLogger('silent')
+
+/** A parcel on its way, as whoever listens sees it. */
+export interface Caught {
+  readonly from: KmeId
+  readonly to: KmeId
+  readonly parcel: RelayParcel
+}
+
+/** What becomes of parcels; `forward` carries one to its receiver. */
+export type Carrier = (caught: Caught, forward: (parcel?: RelayParcel) => Promise<RelayAnswer>) => Promise<RelayAnswer>
+
+export interface Node {
+  readonly kmeId: KmeId
+  readonly database: Database
+  readonly store: KeyStore & PadStore
+  readonly pool: KeyPool
+  readonly relay: RunningRelay
+  readonly alarms: Map<string, string>
+}
+
+export interface RelayWorld extends AsyncDisposable {
+  node(kmeId: KmeId): Node
+  /** Begins a KME anew on its database, as after `kill -9`. */
+  restart(kmeId: KmeId): Promise<void>
+  /** A KME that does not answer. */
+  readonly away: Set<KmeId>
+  /** Every parcel any KME sent, repetitions included. */
+  readonly caught: Caught[]
+  /** The blocks, or shares of blocks, that a KME saw in clear. */
+  seenBy(kmeId: KmeId): Buffer[]
+  /** Carries parcels from now on. */
+  carry(carrier: Carrier): void
+  /** Puts a block of link key at both ends. */
+  addLinkKey(one: KmeId, other: KmeId, units: number): Promise<BlockId>
+  count(kmeId: KmeId, from: string): Promise<number>
+}
+
+export interface RelayWorldOptions {
+  readonly links: readonly (readonly [KmeId, KmeId])[]
+  readonly routes: (kmeId: KmeId) => RouteFinder
+  readonly settings?: Partial<RelaySettings>
+  readonly policy?: Partial<RelayPolicy>
+  readonly clock?: Clock
+  readonly highWatermark?: number
+  readonly criticalWatermark?: number
+}
+
+export const SETTINGS: RelaySettings = { floorKeys: 0, blockKeys: 8, maxHops: 16, deadlineMs: 2000 }
+
+/** Ways along a line of KMEs. */
+export const alongLine = (line: readonly KmeId[]) => (): RouteFinder => ({
+  routes: ({ from, to }) => {
+    const [start, end] = [line.indexOf(from), line.indexOf(to)]
+    return [start < end ? line.slice(start, end + 1) : line.slice(end, start + 1).reverse()]
+  },
+})
+
+export const startWorld = async (options: RelayWorldOptions): Promise<RelayWorld> => {
+  const { clock = systemClock } = options
+  const kmeIds = [...new Set(options.links.flat())]
+  const nodes = new Map<KmeId, Node>()
+  const databases = new Map<KmeId, TestDatabase>()
+  const opened: Database[] = []
+  const away = new Set<KmeId>()
+  const caught: Caught[] = []
+  const padsRedeemed = new Map<string, Buffer>()
+  let carrier: Carrier = (_caught, forward) => forward()
+
+  const neighboursOf = (kmeId: KmeId): KmeId[] =>
+    options.links.flatMap(([one, other]) => (one === kmeId ? [other] : other === kmeId ? [one] : []))
+  const nodeOf = (kmeId: KmeId): Node => nodes.get(kmeId)!
+  const reach = (kmeId: KmeId): Node => {
+    if (away.has(kmeId)) throw new PeerCallFailed('is away', true)
+    return nodeOf(kmeId)
+  }
+
+  const partnerOf = (from: KmeId, to: KmeId): RelayPartner => ({
+    kmeId: to,
+    available: () => !away.has(to),
+    relay: (parcel, withinMs) => {
+      const sent: Caught = { from, to, parcel }
+      caught.push(sent)
+      const finished = new AbortController()
+      const late = clock.sleep(withinMs, finished.signal).then(() => {
+        throw new PeerCallFailed('no answer in time', true)
+      })
+      const answered = carrier(sent, async (other = parcel) => {
+        const received = readRelayParcel(JSON.parse(JSON.stringify(writeRelayParcel(other))))
+        const answer = await reach(to).relay.acceptor.accept(from, received)
+        return readRelayAnswer(other.relayId, JSON.parse(JSON.stringify(writeRelayAnswer(received.relayId, answer))))
+      })
+      void late.catch(() => undefined)
+      return Promise.race([late, answered]).finally(() => finished.abort())
+    },
+    checkRelay: async (check) => {
+      const received = readRelayCheck(JSON.parse(JSON.stringify(writeRelayCheck(check))))
+      return readRelayCheckAnswer(JSON.parse(JSON.stringify(await reach(to).relay.acceptor.check(from, received))))
+    },
+  })
+  const peerOf = (from: KmeId, to: KmeId): PeerKme => {
+    const unused = (): never => {
+      throw new Error('not part of these tests')
+    }
+    return {
+      kmeId: to,
+      available: () => !away.has(to),
+      assign: ({ assignment, commitment }) => reach(to).store.hold(from, assignment, commitment),
+      abort: unused,
+      retire: async ({ aid, units }) => {
+        await reach(to).store.voidAssignment(from, aid)
+        await reach(to).store.retire(from, units)
+        return 'retired'
+      },
+      confirmBlock: async (proposal) =>
+        (await reach(to).relay.agreement(proposal.linkId, from)?.answer(proposal)) ?? { outcome: 'unknown' },
+      requestLoan: unused,
+      sendFallbackBlock: unused,
+    }
+  }
+
+  const start = async (kmeId: KmeId): Promise<void> => {
+    const database = openDatabase({ url: databases.get(kmeId)!.url, connections: 8, onError: () => undefined, clock })
+    opened.push(database)
+    using passphrase = SecretBytes.take(Buffer.from(`passphrase of ${kmeId}`))
+    const keyring = await openKeyring({
+      database,
+      random: systemRandom,
+      kmeId,
+      passphrase,
+      argon2MemoryKib: 8192,
+      argon2Passes: 1,
+    })
+    const unitSizeBits = 8 * UNIT_BYTES
+    const store = createKeyStore({ database, keyring, kmeId, unitSizeBits, retryWindowS: 60, processId: systemRandom.uuid() })
+    const { redeemPad } = store
+    store.redeemPad = (redemption) =>
+      redeemPad({
+        ...redemption,
+        decrypt: (pad) => {
+          padsRedeemed.set(`${kmeId} ${redemption.relayId}`, Buffer.from(pad))
+          return redemption.decrypt(pad)
+        },
+      })
+    const pool = createMemoryKeyPool({ policy: UNSHARED, clock })
+    await pool.rebuild(store.availableUnits())
+    const alarms = new Map<string, string>()
+    const alarmed: Alarms = {
+      raise: (name, _severity, text) => void alarms.set(name, text),
+      clear: (name) => void alarms.delete(name),
+    }
+    const neighbours = neighboursOf(kmeId)
+    const highWatermark = options.highWatermark ?? 1000
+    const peers = { named: (other: KmeId) => peerOf(kmeId, other), statuses: () => [] }
+    const relay = createRelay({
+      kmeId,
+      settings: { ...SETTINGS, ...options.settings },
+      policyOf: () => ({ paths: 1, endToEnd: false, maxHops: 16, avoid: [], only: undefined, ...options.policy }),
+      routes: options.routes(kmeId),
+      neighbours,
+      distantPeers: kmeIds.filter((other) => other !== kmeId && !neighbours.includes(other)),
+      partner: (other) => (kmeIds.includes(other) ? partnerOf(kmeId, other) : undefined),
+      agreementWith: (ends) =>
+        createBlockAgreement({
+          ...ends,
+          kmeId,
+          store,
+          pool,
+          peers,
+          clock,
+          log: silent,
+          onAgreed: () => undefined,
+          onDiscarded: () => undefined,
+        }),
+      store,
+      pool,
+      ceilings: { ceilingKeys: () => highWatermark, ask: async () => undefined, full: () => undefined, onAsk: () => undefined },
+      marksOf: () => ({ highWatermark, lowWatermark: 10, criticalWatermark: options.criticalWatermark ?? 2 }),
+      processes: { hold: (_duty, work, signal) => work(signal) },
+      unitSizeBits,
+      audit: tellOfRefusals(createAuditLog(database), alarmed),
+      alarms: alarmed,
+      random: systemRandom,
+      clock,
+      log: silent,
+    })
+    nodes.set(kmeId, { kmeId, database, store, pool, relay, alarms })
+  }
+
+  for (const kmeId of kmeIds) databases.set(kmeId, await createTestDatabase())
+  await Promise.all(kmeIds.map(start))
+
+  return {
+    node: nodeOf,
+    restart: start,
+    away,
+    caught,
+    seenBy: (kmeId) =>
+      caught.flatMap(({ to, parcel }) => {
+        const pad = padsRedeemed.get(`${to} ${parcel.relayId}`)
+        return to !== kmeId || pad === undefined ? [] : [Buffer.from(parcel.ciphertext.map((byte, i) => byte ^ pad[i]!))]
+      }),
+    carry: (next) => {
+      carrier = next
+    },
+    addLinkKey: async (one, other, units) => {
+      const blockId = systemRandom.uuid() as BlockId
+      const bytes = systemRandom.fill(Buffer.alloc(32 + units * UNIT_BYTES))
+      for (const [kmeId, peerKmeId] of [
+        [one, other],
+        [other, one],
+      ] as const) {
+        const { store, pool } = nodeOf(kmeId)
+        await store.deposit({
+          blockId,
+          linkId: [one, other].sort().join('-') as LinkId,
+          deviceBlock: blockId,
+          peerKmeId,
+          issuedHere: kmeId < peerKmeId ? 'even' : 'odd',
+          key: SecretBytes.take(Buffer.from(bytes)),
+        })
+        await pool.offer((await store.release(blockId))!)
+      }
+      return blockId
+    },
+    count: async (kmeId, from) =>
+      (await nodeOf(kmeId).database.query<{ count: number }>(`SELECT count(*)::int AS count FROM ${from}`))[0]!.count,
+    [Symbol.asyncDispose]: async () => {
+      for (const database of opened) await database[Symbol.asyncDispose]()
+      for (const database of databases.values()) await database.drop()
+    },
+  }
+}
+
+/** kme-a - kme-b - kme-c with so much key on each link. */
+export const startLine = async (options: Partial<RelayWorldOptions> & { readonly units?: number } = {}): Promise<RelayWorld> => {
+  const line = [A, B, C]
+  const world = await startWorld({
+    links: [
+      [A, B],
+      [B, C],
+    ],
+    routes: alongLine(line),
+    ...options,
+  })
+  await world.addLinkKey(A, B, options.units ?? 200)
+  await world.addLinkKey(B, C, options.units ?? 200)
+  return world
+}
+
+/** Keys that one end issues and the other fetches: the bytes at both ends, as text. */
+export const issueAcross = async (
+  world: RelayWorld,
+  from: KmeId,
+  to: KmeId,
+  number: number,
+): Promise<{ readonly issued: string; readonly fetched: string }> => {
+  const [origin, holder] = [world.node(from), world.node(to)]
+  const taken = await origin.pool.take(to, 'alice', number)
+  if (!('units' in taken)) throw new Error(`there are ${taken.missing} too few keys`)
+  const assignment = {
+    aid: systemRandom.uuid() as never,
+    masterSaeId: 'alice' as never,
+    slaveSaeIds: ['carol' as never],
+    sizeBits: 256,
+    keyIds: Array.from({ length: number }, () => systemRandom.uuid() as never),
+    units: taken.units,
+    ttlS: 60,
+  }
+  const claim = await origin.store.claim({ peerKmeId: to, assignment })
+  if (claim === 'conflict') throw new Error('the units are not free')
+  const held = await holder.store.hold(from, assignment, claim.commitment)
+  if (held.outcome !== 'held') throw new Error(`not held: ${held.reason}`)
+  await origin.store.issue({ peerKmeId: to, assignment, requestId: undefined, retryWindowS: 60 })
+  const fetched = await holder.store.fetch({
+    callerSaeId: 'carol' as never,
+    masterSaeId: 'alice' as never,
+    keyIds: assignment.keyIds,
+  })
+  const hex = (bytes: SecretBytes): string => bytes.use((buffer) => buffer.toString('hex'))
+  return { issued: hex(claim.material.bytes), fetched: hex(fetched.bytes) }
+}
+
+/** I33: two different messages whose pads have a unit in common. @returns what is wrong, nothing if nothing is. */
+export const padsUsedTwice = (caught: readonly Caught[]): string[] => {
+  const messageOfUnit = new Map<string, string>()
+  const wrong: string[] = []
+  for (const { parcel } of caught) {
+    const message = `${parcel.ciphertext.toString('hex')} ${parcel.mac.toString('hex')}`
+    for (const { blockId, units } of parcel.pad) {
+      for (const unit of units) {
+        const name = `${blockId} ${unit}`
+        const before = messageOfUnit.get(name)
+        if (before !== undefined && before !== message) wrong.push(`unit ${name} encrypted two messages`)
+        messageOfUnit.set(name, message)
+      }
+    }
+  }
+  return wrong
+}
+
+export const unitsOf = (runs: readonly UnitRun[]): number => runs.reduce((sum, run) => sum + run.units.length, 0)
