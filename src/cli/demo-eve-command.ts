@@ -1,8 +1,9 @@
 /** `kme demo eve`: puts an eavesdropper on a link of the running demo network, or takes her away. The KMEs are not told: all they
  *  see of her is what she does to the light. */
 import type { Command } from 'commander'
-import { controlPort, links, portsOf } from '../demo/layout.ts'
-import type { LinkName } from '../demo/layout.ts'
+import { filesOf, layoutOf, linkPortsOf, portsOf, DEFAULT_SHAPE } from '../demo/layout.ts'
+import type { DemoLayout, DemoLink } from '../demo/layout.ts'
+import { keptShape } from '../demo/kept-shape.ts'
 import { askOnControlPort } from '../quantum-channel/control-port.ts'
 import { decimal } from './terminal.ts'
 
@@ -31,14 +32,14 @@ export const addDemoEveCommand = (demo: Command, place: () => DemoPlace): void =
     .action(async (first: string, second: string, off: string | undefined, flags: Flags) => {
       const { directory, basePort } = place()
       const order = orderOf(off, flags)
-      const link = linkBetween(first, second)
-      await give(controlPort(basePort, link), link, order.line)
-      console.log(`Link ${link}: ${order.meaning}`)
+      const link = linkBetween(layoutOf(keptShape(filesOf(directory)) ?? DEFAULT_SHAPE), first, second)
+      await give(linkPortsOf(basePort, link).control, link, order.line)
+      console.log(`Link ${link.id}: ${order.meaning}`)
       console.log(`
 What to watch: ${order.watch}
 
-export KME_ADMIN_URL=https://127.0.0.1:${portsOf(basePort, kmeOf(link)).admin} KME_ADMIN_TOKEN_FILE=${directory}/admin-token KME_CA=${directory}/ca.pem
-npx kme link show ${link}   error rate and key per block, beside what to expect
+export KME_ADMIN_URL=https://127.0.0.1:${portsOf(basePort, link.ends[0]).admin} KME_ADMIN_TOKEN_FILE=${directory}/admin-token KME_CA=${directory}/ca.pem
+npx kme link show ${link.id}   error rate and key per block, beside what to expect
 npx kme pool watch      keys that come and go
 npx kme alarm list      what the KME makes of it
 
@@ -81,24 +82,22 @@ const orderOf = (off: string | undefined, { intercept, split = false }: Flags): 
   }
 }
 
-const linkBetween = (first: string, second: string): LinkName => {
+const linkBetween = ({ links }: DemoLayout, first: string, second: string): DemoLink => {
   const link = links.find(
     ({ ends }) => (ends as readonly string[]).includes(first) && (ends as readonly string[]).includes(second),
   )
-  if (link !== undefined && first !== second) return link.id
+  if (link !== undefined && first !== second) return link
   throw new Error(
     `there is no link between ${first} and ${second}: ${links.map(({ ends }) => ends.join(' and ')).join(', ')} have one`,
   )
 }
 
-const kmeOf = (link: LinkName) => links.find(({ id }) => id === link)!.ends[0]
-
-const give = async (port: number, link: LinkName, line: string): Promise<void> => {
+const give = async (port: number, { id }: DemoLink, line: string): Promise<void> => {
   const answer = await askOnControlPort(port, line).catch((error: unknown) => {
     const reason = error instanceof Error ? error.message : String(error)
     throw new Error(
-      `The quantum channel of link ${link} does not answer on port ${port} (${reason}). Does the demo run? See KME_DEMO_PORT.`,
+      `The quantum channel of link ${id} does not answer on port ${port} (${reason}). Does the demo run? See KME_DEMO_PORT.`,
     )
   })
-  if (answer !== 'ok') throw new Error(`the quantum channel of link ${link} refuses: ${answer}`)
+  if (answer !== 'ok') throw new Error(`the quantum channel of link ${id} refuses: ${answer}`)
 }

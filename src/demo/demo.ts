@@ -1,4 +1,4 @@
-/** The demo network on this machine (`npm start`): an embedded PostgreSQL, two emulated quantum channels and three KMEs, each a
+/** The demo network on this machine (`npm start`): an embedded PostgreSQL, emulated quantum channels and KMEs, each a
  *  process of its own. What it is made of and where it is found is in layout.ts.
  *  Holds: a child that dies is started again and takes nobody down with it; a stop, or the death of the demo itself, leaves
  *  nothing running; nothing is lost between one start and the next. */
@@ -9,8 +9,9 @@ import { systemRandom, type Random } from '../kernel/random.ts'
 import { lockDirectory, refuseLocked } from './directory-lock.ts'
 import { requireFreePorts } from './free-ports.ts'
 import { startPostgres } from './kept-postgres.ts'
-import { PROFILE, PULSE_RATE_HZ } from './kme-yaml.ts'
-import { controlPort, devicePorts, filesOf, kmeNames, links, type DemoFiles } from './layout.ts'
+import { keepShape } from './kept-shape.ts'
+import { PROFILE, pulseRateHz } from './kme-yaml.ts'
+import { filesOf, linkPortsOf, type DemoFiles, type DemoLayout, type DemoLink } from './layout.ts'
 import { nextSteps } from './next-steps.ts'
 import { limitLog, makeDirectories, prepareFiles, renewFiles } from './prepare-files.ts'
 import { findMissing } from './readiness.ts'
@@ -20,6 +21,7 @@ export interface DemoOptions {
   /** Absolute. */
   readonly directory: string
   readonly basePort: number
+  readonly layout: DemoLayout
   /** Node.js and the file of the `kme` command line. */
   readonly kme: readonly [string, ...string[]]
   /** Of the children. */
@@ -31,6 +33,8 @@ export interface DemoOptions {
 }
 
 const LOOK_INTERVAL_MS = 200
+/** Of what is still missing. */
+const SHOWN_MAX = 4
 const READY_DEADLINE_MS = 120_000
 const RENEW_INTERVAL_MS = 6 * 3_600_000
 // A stop takes at most ten seconds: PostgreSQL, without clients by then, needs less than one.
@@ -40,7 +44,7 @@ const CHANNEL_STOP_DEADLINE_MS = 1000
 /** Runs the network until `signal` aborts.
  *  @throws Error with a text that says what to do, when it cannot start; nothing is left running then. */
 export const runDemo = async (options: DemoOptions, signal: AbortSignal): Promise<void> => {
-  const { directory, basePort, clock = systemClock, random = systemRandom } = options
+  const { directory, basePort, layout, clock = systemClock, random = systemRandom } = options
   const files = filesOf(directory)
   const startedMs = clock.monotonicMs()
   const say = (text: string): void =>
@@ -48,8 +52,9 @@ export const runDemo = async (options: DemoOptions, signal: AbortSignal): Promis
 
   await using cleanUp = new AsyncDisposableStack()
   cleanUp.use(await lockDirectory(directory, files.lock, random))
-  await requireFreePorts(basePort)
+  await requireFreePorts(basePort, layout)
   await makeDirectories(files)
+  await keepShape(files, layout.shape, random)
   await limitLog(files.log('postgres'))
 
   const pids = new Map<string, () => number | undefined>([['demo', () => process.pid]])
@@ -59,8 +64,8 @@ export const runDemo = async (options: DemoOptions, signal: AbortSignal): Promis
   say(`certificates, configuration and PostgreSQL in ${directory}`)
   // Both to their end, whatever comes of the other: what was started must be stopped.
   const [prepared, started] = await Promise.allSettled([
-    prepareFiles(files, { basePort, containers: false }, { clock, random }),
-    startPostgres(files, basePort, { clock, random, say, onChange }),
+    prepareFiles(files, { layout, basePort, containers: false }, { clock, random }),
+    startPostgres(files, basePort, layout.kmes, { clock, random, say, onChange }),
   ])
   if (started.status === 'fulfilled') {
     const postgres = started.value
@@ -95,16 +100,16 @@ export const runDemo = async (options: DemoOptions, signal: AbortSignal): Promis
   say('quantum channels and KMEs')
   const channels: SupervisedProcess[] = []
   cleanUp.defer(() => stopAll(channels, CHANNEL_STOP_DEADLINE_MS))
-  for (const link of links) channels.push(await start(link.channel, ...channelArguments(link.id, basePort)))
+  for (const link of layout.links) channels.push(await start(link.channel, ...channelArguments(link, layout, basePort)))
   const kmes: SupervisedProcess[] = []
   cleanUp.defer(() => stopAll(kmes, KME_STOP_DEADLINE_MS))
-  for (const kme of kmeNames) kmes.push(await start(kme, 'start', '--config', files.config(kme)))
+  for (const kme of layout.kmes) kmes.push(await start(kme, 'start', '--config', files.config(kme)))
 
-  await waitUntilReady(files, basePort, { say, clock }, signal)
+  await waitUntilReady(files, basePort, layout, { say, clock }, signal)
   if (!signal.aborted) {
-    say('three KMEs serve, every pool has keys')
+    say(`${kmes.length} KMEs serve, every pool has keys`)
     options.say('READY')
-    options.say(nextSteps(files, basePort))
+    options.say(nextSteps(files, basePort, layout))
   }
   while (!signal.aborted) {
     await clock.sleep(RENEW_INTERVAL_MS, signal)
@@ -124,13 +129,14 @@ const stopAll = async (processes: readonly SupervisedProcess[], deadlineMs: numb
  *  @param options.containers for docker-compose.yml: listeners take every address, others are found by service names.
  *  @throws Error when a demo runs on the directory. */
 export const prepareDemo = async (
-  options: Pick<DemoOptions, 'directory' | 'basePort' | 'clock' | 'random'> & { readonly containers: boolean },
+  options: Pick<DemoOptions, 'directory' | 'basePort' | 'layout' | 'clock' | 'random'> & { readonly containers: boolean },
 ): Promise<void> => {
-  const { directory, basePort, containers, clock = systemClock, random = systemRandom } = options
+  const { directory, basePort, layout, containers, clock = systemClock, random = systemRandom } = options
   const files = filesOf(directory)
   await using _lock = await lockDirectory(directory, files.lock, random)
   await makeDirectories(files)
-  await prepareFiles(files, { basePort, containers }, { clock, random })
+  await keepShape(files, layout.shape, random)
+  await prepareFiles(files, { layout, basePort, containers }, { clock, random })
 }
 
 /** Removes everything in the demo's directory.
@@ -139,17 +145,17 @@ export const resetDemo = async (directory: string): Promise<void> => {
   const files = filesOf(directory)
   if (!existsSync(directory)) return
   await refuseLocked(directory, files.lock)
-  const isDemo = [files.pki, `${files.pki}.partial`, files.postgres].some((path) => existsSync(path))
+  const isDemo = [files.pki, `${files.pki}.partial`, files.postgres, files.shape].some((path) => existsSync(path))
   if (!isDemo && readdirSync(directory).length > 0) {
     throw new Error(`${directory} does not hold a demo network, so it is not removed. Check KME_DEMO_DIR.`)
   }
   await rm(directory, { recursive: true })
 }
 
-const channelArguments = (link: (typeof links)[number]['id'], basePort: number): string[] => {
-  const [portA, portB] = devicePorts(basePort, link)
-  const ports = { 'port-a': portA, 'port-b': portB, 'control-port': controlPort(basePort, link) }
-  const options = { ...ports, link, profile: PROFILE, 'pulse-rate': PULSE_RATE_HZ }
+const channelArguments = (link: DemoLink, layout: DemoLayout, basePort: number): string[] => {
+  const { photons, control } = linkPortsOf(basePort, link)
+  const ports = { 'port-a': photons[0], 'port-b': photons[1], 'control-port': control }
+  const options = { ...ports, link: link.id, profile: PROFILE, 'pulse-rate': pulseRateHz(layout) }
   return ['channel-emulator', ...Object.entries(options).map(([name, value]) => `--${name}=${value}`)]
 }
 
@@ -165,13 +171,15 @@ const writePids = (files: DemoFiles, pids: ReadonlyMap<string, () => number | un
 const waitUntilReady = async (
   files: DemoFiles,
   basePort: number,
+  layout: DemoLayout,
   { say, clock }: { readonly say: (text: string) => void; readonly clock: Clock },
   signal: AbortSignal,
 ): Promise<void> => {
   const deadlineMs = clock.monotonicMs() + READY_DEADLINE_MS
   let shown = ''
   while (!signal.aborted) {
-    const missing = (await findMissing(files, basePort)).join(', ')
+    const all = await findMissing(files, basePort, layout)
+    const missing = all.slice(0, SHOWN_MAX).join(', ') + (all.length > SHOWN_MAX ? ` and ${all.length - SHOWN_MAX} more` : '')
     if (missing === '') return
     if (clock.monotonicMs() > deadlineMs)
       throw new Error(`The demo network did not become ready: ${missing}. Logs: ${files.logs}`)

@@ -1,10 +1,10 @@
 /** Checks that the ports of the demo can be had, before anything is started. */
 import { createServer } from 'node:net'
-import { allPorts } from './layout.ts'
+import { allPorts, type DemoLayout } from './layout.ts'
 
 /** @throws Error that names the ports in use. */
-export const requireFreePorts = async (basePort: number): Promise<void> => {
-  const states = await Promise.all(allPorts(basePort).map(async (port) => ({ port, free: await isFree(port) })))
+export const requireFreePorts = async (basePort: number, layout: DemoLayout): Promise<void> => {
+  const states = await Promise.all(allPorts(basePort, layout).map(async (port) => ({ port, free: await isFree(port) })))
   const taken = states.filter(({ free }) => !free).map(({ port }) => port)
   if (taken.length === 0) return
   throw new Error(

@@ -1,4 +1,4 @@
-/** The demo's PostgreSQL: started with the databases of the three KMEs, and started again should it die. */
+/** The demo's PostgreSQL: started with the databases of its KMEs, and started again should it die. */
 import { appendFileSync, readFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { join } from 'node:path'
@@ -7,7 +7,7 @@ import type { Clock } from '../kernel/clock.ts'
 import type { Logger } from '../kernel/log.ts'
 import { replacePrivate } from '../pki/certificate-files.ts'
 import type { Random } from '../kernel/random.ts'
-import { databaseOf, kmeNames, postgresPort, type DemoFiles } from './layout.ts'
+import { databaseOf, postgresPort, type DemoFiles, type KmeName } from './layout.ts'
 
 export interface KeptPostgres {
   pid(): number | undefined
@@ -22,6 +22,7 @@ const LOOK_INTERVAL_MS = 1000
 export const startPostgres = async (
   files: DemoFiles,
   basePort: number,
+  kmes: readonly KmeName[],
   parts: { readonly clock: Clock; readonly random: Random; readonly say: (text: string) => void; readonly onChange: () => void },
 ): Promise<KeptPostgres> => {
   const port = postgresPort(basePort)
@@ -37,7 +38,7 @@ export const startPostgres = async (
   }
   let server = await start()
   try {
-    for (const kme of kmeNames) {
+    for (const kme of kmes) {
       await server.createDatabase(databaseOf(kme))
       await replacePrivate(files.databaseUrl(kme), `${server.url(databaseOf(kme))}\n`, parts.random)
     }

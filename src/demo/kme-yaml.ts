@@ -1,9 +1,11 @@
 /** The configuration file of a demo KME, as text for people to read. */
-import { classicalPort, devicePorts, kmeNames, links, portsOf, saes, type KmeName } from './layout.ts'
+import { linkPortsOf, portsOf, type DemoLayout, type DemoLink, type KmeName } from './layout.ts'
 
-/** The demo's links: fibre and detectors of this profile, pulsed so slowly that a link leaves most of a core to others. */
+/** The demo's links: fibre and detectors of this profile. */
 export const PROFILE = 'metro'
-export const PULSE_RATE_HZ = 3_000_000
+/** So slow that two links leave most of a core to others; more links share what two may cost. */
+const PULSE_RATE_MAX_HZ = 3_000_000
+export const pulseRateHz = ({ links }: DemoLayout): number => Math.round(PULSE_RATE_MAX_HZ * Math.min(1, 2 / links.length))
 /** Reached some minutes after the first start; from then on the links rest until somebody uses keys. */
 const STORED_MAX = 50_000
 /** Relayed keys kept ready; each costs one key of every link on its way. */
@@ -12,6 +14,7 @@ const RELAYED_MIN = 512
 const CONTAINER_DEVICE_PORTS = [7001, 7002] as const
 
 export interface KmeYamlOptions {
+  readonly layout: DemoLayout
   readonly kme: KmeName
   readonly basePort: number
   /** Listeners take every address, and others are found by the service names of docker-compose.yml. */
@@ -19,17 +22,20 @@ export interface KmeYamlOptions {
 }
 
 /** @returns YAML; every path in it is seen from the demo directory. */
-export const kmeYaml = ({ kme, basePort, containers }: KmeYamlOptions): string => {
+export const kmeYaml = ({ layout, kme, basePort, containers }: KmeYamlOptions): string => {
+  const { kmes, saes, links } = layout
   const own = portsOf(basePort, kme)
   const address = containers ? '0.0.0.0' : '127.0.0.1'
   const identity = `certificate: pki/issued/kme-${kme}.pem, privateKey: pki/issued/kme-${kme}.key`
   const ownLinks = links.filter(({ ends }) => ends.includes(kme))
-  const others = kmeNames.filter((other) => other !== kme)
+  const others = kmes.filter((other) => other !== kme)
   const distant = others.filter((other) => !ownLinks.some(({ ends }) => ends.includes(other)))
 
   const peerLine = (other: KmeName): string =>
     `  - { id: ${other}, url: 'https://${containers ? other : '127.0.0.1'}:${portsOf(basePort, other).peer}' }`
-  const linkLines = ({ id, ends, devices }: (typeof links)[number]): string => {
+  const linkLines = (link: DemoLink): string => {
+    const { id, ends, devices } = link
+    const { photons, classical } = linkPortsOf(basePort, link)
     const end = ends[0] === kme ? 0 : 1
     const peer = ends[1 - end]
     if (containers) return `  - { id: ${id}, peer: ${peer}, driver: tcp, host: ${devices}, port: ${CONTAINER_DEVICE_PORTS[end]} }`
@@ -37,9 +43,9 @@ export const kmeYaml = ({ kme, basePort, containers }: KmeYamlOptions): string =
     peer: ${peer}
     driver: bb84
     role: ${end === 0 ? 'alice' : 'bob'}
-    profile: { name: ${PROFILE}, pulseRateHz: ${PULSE_RATE_HZ} }
-    photons: { port: ${devicePorts(basePort, id)[end]} } # the quantum channel
-    classical: { port: ${classicalPort(basePort, id)} } # where Alice waits for Bob
+    profile: { name: ${PROFILE}, pulseRateHz: ${pulseRateHz(layout)} }
+    photons: { port: ${photons[end]} } # the quantum channel
+    classical: { port: ${classical} } # where Alice waits for Bob
     authenticationKeyFile: secrets/${id}.authentication-key`
   }
 

@@ -12,7 +12,7 @@ import { PRE_SHARED_BYTES_DEFAULT, writePreSharedSecret } from '../link/pre-shar
 import { createAuthorities, openAuthorities } from '../pki/authorities.ts'
 import { issuedFiles, replacePrivate, replacePublic, writeIssued } from '../pki/certificate-files.ts'
 import type { CertificateAuthorities, IssueRequest } from '../pki/pki.ts'
-import { kmeNames, links, saes, type DemoFiles } from './layout.ts'
+import type { DemoFiles, DemoLayout } from './layout.ts'
 import { kmeYaml } from './kme-yaml.ts'
 
 export interface PrepareParts {
@@ -37,12 +37,13 @@ export const makeDirectories = async (files: DemoFiles): Promise<void> => {
 /** `makeDirectories` comes first. */
 export const prepareFiles = async (
   files: DemoFiles,
-  settings: { readonly basePort: number; readonly containers: boolean },
+  settings: { readonly layout: DemoLayout; readonly basePort: number; readonly containers: boolean },
   parts: PrepareParts,
 ): Promise<void> => {
+  const { kmes, saes, links } = settings.layout
   const authorities = await prepareAuthorities(files, settings.containers, parts)
   await replacePublic(files.ca, authorities.certificatePem.kme, parts.random)
-  for (const kme of kmeNames) {
+  for (const kme of kmes) {
     // In containers the other KMEs come by the service's name.
     await prepareCertificate(files.issued, { profile: 'kme', id: kme, hosts: [kme] }, authorities, parts)
   }
@@ -50,7 +51,7 @@ export const prepareFiles = async (
   await authorities.refreshRevocationLists()
   await prepareToken(files, parts)
   for (const { id } of links) await prepareAuthenticationKey(files.authenticationKey(id), parts.random)
-  for (const kme of kmeNames) {
+  for (const kme of kmes) {
     await preparePassphrase(files.passphrase(kme), parts.random)
     await replacePublic(files.config(kme), kmeYaml({ kme, ...settings }), parts.random)
   }

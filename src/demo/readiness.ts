@@ -2,15 +2,15 @@
 import { readFileSync } from 'node:fs'
 import { request } from 'node:https'
 import { join } from 'node:path'
-import { kmeNames, portsOf, saes, type DemoFiles, type KmeName, type SaeName } from './layout.ts'
+import { portsOf, type DemoFiles, type DemoLayout, type KmeName, type SaeName } from './layout.ts'
 
 const ANSWER_DEADLINE_MS = 2000
 
 /** @returns what is still missing; nothing when every KME serves and every pool has keys. */
-export const findMissing = async (files: DemoFiles, basePort: number): Promise<readonly string[]> => {
+export const findMissing = async (files: DemoFiles, basePort: number, layout: DemoLayout): Promise<readonly string[]> => {
   const ca = readFileSync(files.ca)
   const health = await Promise.all(
-    kmeNames.map(async (kme) => {
+    layout.kmes.map(async (kme) => {
       const answer = await get({ ca, port: portsOf(basePort, kme).admin, path: '/health/ready' })
       if (answer?.status === 200) return undefined
       return answer === undefined ? `${kme} does not answer yet` : `${kme} is not ready: ${failingIn(answer.text)}`
@@ -19,7 +19,7 @@ export const findMissing = async (files: DemoFiles, basePort: number): Promise<r
   const missing = health.filter((text) => text !== undefined)
   if (missing.length > 0) return missing
   const pools = await Promise.all(
-    allPairs().map(async ({ kme, master, slave }) => {
+    allPairs(layout).map(async ({ kme, master, slave }) => {
       const path = `/api/v1/keys/${slave}/status`
       const answer = await get({ ca, port: portsOf(basePort, kme).sae, path, ...credentialsOf(files, master) })
       return answer?.status === 200 && storedKeys(answer.text) > 0
@@ -31,10 +31,10 @@ export const findMissing = async (files: DemoFiles, basePort: number): Promise<r
 }
 
 /** Each KME with each other, over a link or by relay, with one SAE at either end. */
-const allPairs = (): { kme: KmeName; master: SaeName; slave: SaeName }[] => {
+const allPairs = ({ kmes, saes }: DemoLayout): { kme: KmeName; master: SaeName; slave: SaeName }[] => {
   const saeAt = (kme: KmeName): SaeName => saes.find(({ home, sharesWith }) => home === kme && sharesWith.length > 0)!.name
-  return kmeNames.flatMap((kme) =>
-    kmeNames.filter((other) => other !== kme).map((other) => ({ kme, master: saeAt(kme), slave: saeAt(other) })),
+  return kmes.flatMap((kme) =>
+    kmes.filter((other) => other !== kme).map((other) => ({ kme, master: saeAt(kme), slave: saeAt(other) })),
   )
 }
 

@@ -7,7 +7,7 @@ import { request as httpsRequest } from 'node:https'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { fileURLToPath } from 'node:url'
-import { allPorts, portsOf } from '../../src/demo/layout.ts'
+import { allPorts, DEFAULT_SHAPE, layoutOf, portsOf, type DemoShape } from '../../src/demo/layout.ts'
 import { systemClock } from '../../src/kernel/clock.ts'
 import { freePorts } from '../setup/free-port.ts'
 import { eventually } from '../setup/eventually.ts'
@@ -32,9 +32,9 @@ export interface Place {
 }
 
 /** A new directory and a base port whose ports are all free now. */
-export const makePlace = async (): Promise<Place> => {
+export const makePlace = async (shape: DemoShape = DEFAULT_SHAPE): Promise<Place> => {
   const directory = mkdtempSync(join(tmpdir(), 'openkme-demo-'))
-  const basePort = await freePorts(allPorts(0))
+  const basePort = await freePorts(allPorts(0, layoutOf(shape)))
   return { directory, basePort, remove: () => rmSync(directory, { recursive: true, force: true }) }
 }
 
@@ -89,9 +89,9 @@ export const finishDemo = async (
   return { status: demo.process.exitCode, text: demo.printed() }
 }
 
-/** Starts `kme demo` and waits for READY. */
-export const startDemo = async (place: Place): Promise<RunningDemo> => {
-  const demo = spawnDemo(place)
+/** Starts `kme demo` with arguments and waits for READY. */
+export const startDemo = async (place: Place, ...args: string[]): Promise<RunningDemo> => {
+  const demo = spawnDemo(place, ...args)
   try {
     await eventually(
       'READY',
@@ -173,7 +173,7 @@ export const get = (
     outgoing.end()
   })
 
-const HOMES = { alice: 'kme-a', bob: 'kme-b', carol: 'kme-c', mallory: 'kme-a' } as const
+const HOMES = { alice: 'kme-a', bob: 'kme-b', carol: 'kme-c', mallory: 'kme-a', dave: 'kme-d' } as const
 
 /** A request of an SAE to the KME it is homed at. */
 export const getAs = (place: Place, sae: keyof typeof HOMES, path: string): Promise<Answer> =>

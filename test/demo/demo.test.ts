@@ -7,7 +7,7 @@ import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { promisify } from 'node:util'
-import { allPorts, filesOf, portsOf } from '../../src/demo/layout.ts'
+import { allPorts, DEFAULT_SHAPE, filesOf, layoutOf, portsOf } from '../../src/demo/layout.ts'
 import { renewFiles } from '../../src/demo/prepare-files.ts'
 import { requireFreePorts } from '../../src/demo/free-ports.ts'
 import { parseConfig } from '../../src/config/config.ts'
@@ -31,6 +31,7 @@ import {
 } from './demo-process.ts'
 
 const run = promisify(execFile)
+const LAYOUT = layoutOf(DEFAULT_SHAPE)
 const NOT_FOUND = { message: 'one or more keys specified are not found on KME' }
 
 describe('the demo network', () => {
@@ -226,14 +227,14 @@ describe('the demo network', () => {
     expect(pids).toHaveLength(7)
     await demo.stop('SIGKILL')
     await eventually('every child has ended', () => !pids.some(isRunning), 10_000)
-    await requireFreePorts(place.basePort)
+    await requireFreePorts(place.basePort, LAYOUT)
 
     // Without waiting for READY: a stop in the middle of a start is a stop as well.
     const again = await startedUpTo(place, 'quantum channels and KMEs')
     const { status, tookMs } = await again.stop('SIGINT')
     expect(status).toBe(0)
     expect(tookMs).toBeLessThan(10_000)
-    await requireFreePorts(place.basePort)
+    await requireFreePorts(place.basePort, LAYOUT)
   })
 })
 
@@ -303,7 +304,7 @@ describe('the files of the demo network', () => {
   })
 
   it('are not asked for when a port is in use: the port is named', async () => {
-    const taken = allPorts(place.basePort).at(-1)!
+    const taken = allPorts(place.basePort, LAYOUT).at(-1)!
     const holder = createServer().listen(taken, '127.0.0.1')
     await once(holder, 'listening')
     const { status, text } = await finishDemo(place)

@@ -3,7 +3,7 @@ import { spawn } from 'node:child_process'
 import { once } from 'node:events'
 import { fileURLToPath } from 'node:url'
 import { profileNamed } from '../../src/bb84/profile.ts'
-import { allPorts, classicalPort, controlPort, devicePorts } from '../../src/demo/layout.ts'
+import { allPorts, DEFAULT_SHAPE, layoutOf, linkPortsOf } from '../../src/demo/layout.ts'
 import { createChannelServer } from '../../src/quantum-channel/channel-server.ts'
 import type { ChannelServer } from '../../src/quantum-channel/quantum-channel.ts'
 import { seededStreams } from '../bb84/seeded-random.ts'
@@ -11,17 +11,21 @@ import { freePorts } from '../setup/free-port.ts'
 
 const KME = fileURLToPath(new URL('../../src/cli/kme.ts', import.meta.url))
 
+const LAYOUT = layoutOf(DEFAULT_SHAPE)
+const LINK = LAYOUT.links.find(({ id }) => id === 'b-c')!
+
 describe('kme demo eve', () => {
   let basePort: number
   let server: ChannelServer
   beforeEach(async () => {
-    basePort = await freePorts(allPorts(0))
-    const [portA, portB] = devicePorts(basePort, 'b-c')
+    basePort = await freePorts(allPorts(0, LAYOUT))
+    const { photons, control } = linkPortsOf(basePort, LINK)
+    const [portA, portB] = photons
     server = createChannelServer({
       host: '127.0.0.1',
       portA,
       portB,
-      controlPort: controlPort(basePort, 'b-c'),
+      controlPort: control,
       linkId: 'b-c',
       profile: profileNamed('metro'),
       streams: seededStreams('demo eve'),
@@ -69,15 +73,5 @@ describe('kme demo eve', () => {
     const { status, text } = await eve(...args)
     expect([status, text]).toEqual([1, expect.stringContaining(reason)])
     expect(server.status().eve).toEqual({ attack: 'off' })
-  })
-
-  it('has ports of its own for every part of every link', () => {
-    const ports = allPorts(8440)
-    expect(new Set(ports).size).toBe(ports.length)
-    for (const link of ['a-b', 'b-c'] as const) {
-      expect(ports).toEqual(expect.arrayContaining([controlPort(8440, link), classicalPort(8440, link)]))
-    }
-    expect([controlPort(8440, 'a-b'), controlPort(8440, 'b-c')]).toEqual([8485, 8486])
-    expect([classicalPort(8440, 'a-b'), classicalPort(8440, 'b-c')]).toEqual([8487, 8488])
   })
 })
