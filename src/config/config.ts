@@ -654,8 +654,13 @@ const allIds = (entries: readonly { readonly id?: string }[]): ReadonlySet<strin
   return ids.length === entries.length ? new Set(ids) : undefined
 }
 
-const checkPeers = ({ kmeId: own, peers }: WellFormedParts): string[] => [
+const checkPeers = ({ kmeId: own, peers, links }: WellFormedParts): string[] => [
   ...peers.flatMap(({ id }, i) => (id !== undefined && id === own ? [`peers[${i}].id: this KME itself`] : [])),
+  ...peers.flatMap(({ id, mixQkdKey, sessions }, i) => {
+    if (mixQkdKey !== 'require' || id === undefined) return []
+    if (sessions === 'off') return [`peers[${i}].mixQkdKey: nothing can be mixed in while peers[${i}].sessions is off`]
+    return links.some(({ peer: other }) => other === id) ? [] : [`peers[${i}].mixQkdKey: no link to ${id} brings QKD keys`]
+  }),
   ...twice('peers', 'id', peers, ({ id }) => id),
 ]
 

@@ -71,6 +71,33 @@ describe('a configuration', () => {
     expect(faultsOf(changes)).toEqual([fault]),
   )
 
+  it('of a peer says how its messages are sealed and which certificates it may show', () => {
+    const url = 'https://kme-b.example:8452'
+    const digits = '6f'.repeat(32)
+    const fingerprint = Array(32).fill('6F').join(':')
+    const peerWith = (settings: object) => ({ peers: [{ id: 'kme-b', url, ...settings }] })
+    expect(parse(peerWith({})).peers[0]).toMatchObject({
+      sessions: 'required',
+      mixQkdKey: 'prefer',
+      firstContact: 'authority',
+      certificateFingerprints: [],
+    })
+    expect(parse(peerWith({ certificateFingerprints: [digits, fingerprint] })).peers[0]!.certificateFingerprints).toEqual([
+      fingerprint,
+      fingerprint,
+    ])
+    expect(parse({}).peerApi.sessions).toEqual({ rekeyAfterS: 300, rekeyAfterMessages: 1_000_000 })
+    expect(faultsOf(peerWith({ certificateFingerprints: ['6F:1C'] }))).toEqual([
+      'peers[0].certificateFingerprints[0]: not a SHA-256 fingerprint: 64 hexadecimal digits, with or without colons',
+    ])
+    expect(faultsOf(peerWith({ sessions: 'off', mixQkdKey: 'require' }))).toEqual([
+      'peers[0].mixQkdKey: nothing can be mixed in while peers[0].sessions is off',
+    ])
+    expect(faultsOf({ ...peerWith({ mixQkdKey: 'require' }), links: [] })).toEqual([
+      'peers[0].mixQkdKey: no link to kme-b brings QKD keys',
+    ])
+  })
+
   it('has no link whose weak pulses come without decoy states: the KME does not start', () => {
     const bb84 = (profile: object) => ({
       links: [

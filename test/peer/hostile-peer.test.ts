@@ -10,7 +10,7 @@ import { createForgingPeer, type ForgingPeer } from '../catalogue/forged-offer.t
 import { startJudgedNetwork, type JudgedNetwork } from '../catalogue/judged-network.ts'
 import type { KmeId } from '../../src/kernel/identifiers.ts'
 import { openAgreement } from '../../src/peer/session-keys.ts'
-import { fallbackBlockPath, peerPaths, writeSessionOffer } from '../../src/peer/wire.ts'
+import { callOf, fallbackBlockPath, peerPaths, writeSessionOffer } from '../../src/peer/wire.ts'
 import { eventually, keysOf } from '../network/network.ts'
 import { startRedis } from '../setup/redis-servers.ts'
 import { createSessionSpeaker, type Message, type Said, type SessionSpeaker, type Tampering } from './session-speaker.ts'
@@ -64,23 +64,22 @@ const TIMELY = [
   'peer_session',
   'topology_statement',
 ]
+let tables: readonly string[] | undefined
 /** Every row of every other table, as digests. */
-const state = async (): Promise<Record<string, string[]>> => {
-  const tables = await test.network.query<{ name: string }>(
-    'kme-a',
-    `SELECT table_name AS name FROM information_schema.tables WHERE table_schema = 'public' AND table_type = 'BASE TABLE'`,
-  )
-  const digests: Record<string, string[]> = {}
-  for (const { name } of tables) {
-    if (TIMELY.includes(name)) continue
-    const rows = await test.network.query<{ digest: string }>(
+const state = async (): Promise<readonly string[]> => {
+  tables ??= (
+    await test.network.query<{ name: string }>(
       'kme-a',
-      `SELECT left(t::text, 120) || ' ' || md5(t::text) AS digest FROM "${name}" t ORDER BY 1`,
+      `SELECT table_name AS name FROM information_schema.tables WHERE table_schema = 'public' AND table_type = 'BASE TABLE'`,
     )
-    digests[name] = rows.map(({ digest }) => digest)
-  }
-  expect(Object.keys(digests)).toEqual(expect.arrayContaining(['key_block', 'assignment', 'assigned_key', 'loan', 'sae']))
-  return digests
+  )
+    .map(({ name }) => name)
+    .filter((name) => !TIMELY.includes(name))
+  expect(tables).toEqual(expect.arrayContaining(['key_block', 'assignment', 'assigned_key', 'loan', 'sae']))
+  const each = tables.map((name) => `SELECT '${name} ' || left(t::text, 120) || ' ' || md5(t::text) AS digest FROM "${name}" t`)
+  return (await test.network.query<{ digest: string }>('kme-a', `${each.join(' UNION ALL ')} ORDER BY 1`)).map(
+    ({ digest }) => digest,
+  )
 }
 const refusals = async (): Promise<{ call: string; reason: string }[]> =>
   (
@@ -138,12 +137,26 @@ const kinds: [kind: string, path: () => string, body: () => Promise<unknown>][] 
       ).map(({ signed }) => signed),
     }),
   ],
+  // What a good one does is in test/relay; here it is enough that it is heard.
+  ['relay', () => peerPaths.relays, async () => ({ relayId: randomUUID() })],
+  ['question about a relay', () => peerPaths.relayChecks, async () => ({})],
   ['comparison of networks', () => peerPaths.comparison, async () => ({ sequences: [] })],
   ['fallback block', () => fallbackBlockPath(randomUUID()), async () => randomBytes(32 + 2 * 32)],
 ]
 
 const hello = (session: Parameters<SessionSpeaker['seal']>[0], speaker: SessionSpeaker, tampering?: Tampering): Message =>
   speaker.seal(session, 'GET', peerPaths.hello, undefined, tampering)
+
+it('tries every call of the API that does anything', () => {
+  const nothing: readonly string[] = [peerPaths.sessions, peerPaths.hello]
+  const tried = kinds.map(([, path]) => callOf(path()))
+  expect(tried.toSorted()).toEqual(
+    Object.entries(peerPaths)
+      .filter(([, path]) => !nothing.includes(path))
+      .map(([call]) => call)
+      .sort(),
+  )
+})
 
 describe('a peer that speaks as it should', () => {
   it('is heard, so the refusals below have their reason in what was changed', async () => {
