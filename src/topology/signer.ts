@@ -52,7 +52,7 @@ export const createSignerVerifier = (parts: { readonly trust: Trust; readonly cl
       return {
         kmeId,
         hasSigned: (signed) => isSignedBy(signed, leaf.publicKey),
-        chain,
+        chain: path,
         notBeforeMs: Math.max(...path.map(({ validFrom }) => Date.parse(validFrom))),
         notAfterMs: Math.min(...path.map(({ validTo }) => Date.parse(validTo))),
       }

@@ -1,6 +1,6 @@
 /** What a KME takes in of the network, and what it refuses: real certificates, a store in memory. */
 import { beforeAll, beforeEach, describe, expect, it } from '@jest/globals'
-import { createPrivateKey, sign } from 'node:crypto'
+import { createPrivateKey, sign, X509Certificate } from 'node:crypto'
 import { mkdtempSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -186,6 +186,12 @@ describe('a statement', () => {
     await store.put({ kmeId: A, sequence: 10, signed: { ...rest, statement: text.replace('64', '65') } })
     await database.load()
     expect(database.current()).toEqual([])
+  })
+  it('counts whatever else a stranger put beside its certificate', async () => {
+    const honest = signed()
+    const beside = new X509Certificate(revoked.certificatePem).raw
+    expect(await accept({ ...honest, certificates: [...honest.certificates, beside] }, PEER)).toBe('accepted')
+    expect(database.current().map(({ kmeId }) => kmeId)).toEqual([A])
   })
   it('ends when its time is over, and when its certificate is revoked', async () => {
     await accept(signed({ validForS: 900 }), PEER)
