@@ -472,7 +472,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       config.log.requests
         ? bothOf(createRequestLog({ listener, quietRoutes, log: log.slice('http'), clock }), countRequests(listener))
         : countRequests(listener)
-    const refusalLog = createRefusalLog({ isPeer: (id) => peers.named(id) !== undefined, audit, log: log.slice('peer') })
+    const refusalLog = createRefusalLog({ isPeer: peerTrust.accepts, audit, log: log.slice('peer') })
     // Peers call each other all the time: counted, not logged line by line.
     const watched = {
       sae: watchRequests('sae'),

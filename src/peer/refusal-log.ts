@@ -11,7 +11,7 @@ import { callOf, peerPaths } from './wire.ts'
 
 const REASONS: Readonly<Record<number, string>> = { 400: 'malformed', 404: 'unknown-call', 405: 'unknown-call' }
 
-/** They say more about it, once a request got as far as to them. */
+/** They say more about what is malformed, once a request got as far as to them. */
 const RECORDED_ELSEWHERE: ReadonlySet<string | undefined> = new Set([
   peerPaths.sessions,
   peerPaths.statements,
@@ -26,14 +26,15 @@ export interface RefusalLog {
 }
 
 export const createRefusalLog = (parts: {
-  readonly isPeer: (kmeId: KmeId) => boolean
+  /** Whether a KME with this certificate, SHA-256 as `AA:BB:...`, is a peer. */
+  readonly isPeer: (kmeId: KmeId, fingerprint256: string) => boolean
   readonly audit: AuditLog
   readonly log: Logger
 }): RefusalLog => {
   const record = async (req: IncomingMessage, reason: string): Promise<void> => {
     const facts = certificateFactsOf(req.socket as TLSSocket)
     const kmeId = facts && kmeIdOf(facts)
-    if (kmeId === undefined || !parts.isPeer(kmeId)) return
+    if (facts === undefined || kmeId === undefined || !parts.isPeer(kmeId, facts.fingerprint256)) return
     const subject = { call: callOf(req.url ?? ''), reason }
     try {
       await parts.audit.append({ event: 'peer.refused', actor: `kme:${kmeId}`, outcome: 'refused', subject })
@@ -45,7 +46,7 @@ export const createRefusalLog = (parts: {
     watch: (req, res) => {
       res.once('close', () => {
         const reason = res.headersSent ? REASONS[res.statusCode] : undefined
-        if (reason !== undefined && !paths.has(req.url)) void record(req, reason)
+        if (reason !== undefined && !(reason === 'malformed' && paths.has(req.url))) void record(req, reason)
       })
     },
   })
