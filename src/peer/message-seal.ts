@@ -47,8 +47,9 @@ export interface SealedAnswer extends Sealed {
   readonly requestMac: Buffer
 }
 
+/** The last character of the MAC has two bits to spare, which are 0. */
 const FORM =
-  /^v=(\d{1,3});session=([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12});seq=(0|[1-9]\d{0,14});time=(0|[1-9]\d{0,14})(?:;renew=([01]))?;mac=([A-Za-z0-9+/]{43}=)$/
+  /^v=(0|[1-9]\d{0,2});session=([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12});seq=(0|[1-9]\d{0,14});time=(0|[1-9]\d{0,14})(?:;renew=([01]))?;mac=([A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=)$/
 
 export const writeMessageSeal = (seal: Omit<MessageSeal, 'version'>): string => {
   const renew = seal.renew === undefined ? '' : `;renew=${seal.renew ? 1 : 0}`

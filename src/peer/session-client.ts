@@ -2,8 +2,10 @@
  *  replaced when it is due. A connection carries one request at a time.
  *  Holds: a message is sealed for the connection it travels on and never travels on another; an answer counts only with its seal; whatever
  *  breaks on the way drops connection and session together. */
+import { X509Certificate } from 'node:crypto'
 import type { PeerCertificate, TLSSocket } from 'node:tls'
 import { buildConnector, Client } from 'undici'
+import { kmeIdOf, readCertificateFacts } from '../http/client-identity.ts'
 import type { Clock } from '../kernel/clock.ts'
 import { BadRequest } from '../kernel/errors.ts'
 import type { BlockId, KmeId } from '../kernel/identifiers.ts'
@@ -379,10 +381,11 @@ const notSent = (error: unknown): PeerCallFailed => {
 
 const refusedCertificate = (message: string): Error => Object.assign(new Error(message), { code: REFUSED_CERTIFICATE })
 
-/** For checkServerIdentity: undefined when the certificate names the KME. The chain was verified before. */
+/** For checkServerIdentity: undefined when the certificate names the KME and nobody else, by the rules for callers. The chain was
+ *  verified before. */
 const namesKme = (certificate: PeerCertificate, kmeId: KmeId): Error | undefined => {
-  const names = (certificate.subjectaltname ?? '').split(', ')
-  if (names.includes(`URI:urn:kme:kme:${kmeId}`)) return undefined
+  const facts = readCertificateFacts(new X509Certificate(certificate.raw))
+  if (facts !== undefined && kmeIdOf(facts) === kmeId) return undefined
   return refusedCertificate(`the certificate at this address is not that of ${kmeId}`)
 }
 

@@ -158,6 +158,7 @@ export const createSessionServer = (parts: SessionServerParts): SessionServer =>
         }
         const mixed = await parts.mixing.firstOf(peerKmeId, qkdBlocks)
         using _secret = mixed?.secret
+        if (socket.destroyed) throw new BadRequest()
         // From here on nothing waits, so that one connection cannot get two.
         if (connection.unused !== undefined) throw new SessionUnused()
         const { answer, secrets } = answerAgreement(offer)
@@ -192,7 +193,8 @@ export const createSessionServer = (parts: SessionServerParts): SessionServer =>
         sealAnswer(res, answerSeal(keys, { from: peerKmeId, to: kmeId }, 0, Buffer.alloc(0), false))
         return json
       } catch (error) {
-        await refuse(res, peerKmeId, reasonOf(error), 'sessions')
+        // To hang up is no offence.
+        if (!socket.destroyed) await refuse(res, peerKmeId, reasonOf(error), 'sessions')
         throw error
       }
     },
@@ -211,7 +213,7 @@ export const createSessionServer = (parts: SessionServerParts): SessionServer =>
         return
       }
       const seal = readMessageSeal(header)
-      if (seal === undefined) return refused('malformed-seal')
+      if (seal === undefined || seal.renew !== undefined) return refused('malformed-seal')
       if (seal.version !== SESSION_VERSION) return refused('version')
       const connection = connectionOf(req.socket as TLSSocket)
       const session = find(connection, seal.sessionId)
@@ -224,7 +226,12 @@ export const createSessionServer = (parts: SessionServerParts): SessionServer =>
       if (!isSameMac(mac, seal.mac)) return refused('mac')
       if (!isFresh(timeMs, clock.nowMs())) return refused('stale')
       if (!session.isMixed && parts.mixing.isRequired(peerKmeId) && !worksUnmixed(path)) return refused('no-qkd-key')
-      const verdict = await session.gate.admit(sequence)
+      const verdict = await session.gate.admit(sequence).catch((error: unknown) => {
+        // Perhaps they are reserved and perhaps not: the numbers of this session cannot be trusted any more. The caller begins anew.
+        connection.sessions.delete(sessionId)
+        res.shouldKeepAlive = false
+        throw error
+      })
       if (verdict !== 'admitted') return refused(verdict)
       use(connection, session)
       const wantsRenewal = isDue(parts.rekey, peerKmeId, ageOf(session))

@@ -6,7 +6,8 @@ import type { QkdMixing } from '../../src/peer/qkd-mixing.ts'
 import { sendJson } from '../../src/http/json-response.ts'
 import { OLD_KEYS_VERIFY_MS, RENEWAL_DEADLINE_MS } from '../../src/peer/session-server.ts'
 import { peerPaths } from '../../src/peer/wire.ts'
-import { startPeerPair, type PeerPair, type PeerPairOptions, type TamperedAnswer } from './peer-pair.ts'
+import { makeLeaf } from '../http/test-certificates.ts'
+import { noMixing, startPeerPair, type PeerPair, type PeerPairOptions, type TamperedAnswer } from './peer-pair.ts'
 
 let pair: PeerPair
 const start = async (options: PeerPairOptions = {}): Promise<void> => {
@@ -91,6 +92,35 @@ describe('a session', () => {
     await start({ server: { ledger: { reserve: () => Promise.reject(new Error('away')), end: () => Promise.resolve() } } })
     expect((await pair.call()).status).toBe(503)
     expect(pair.handled).toEqual([])
+  })
+
+  it('carries no message whose seal looks like that of an answer', async () => {
+    await start()
+    const speaker = pair.speaker()
+    const message = speaker.seal(await speaker.open(), 'POST', peerPaths.aborts, {})
+    const header = message.headers['Kme-Message']!.replace(';mac', ';renew=0;mac')
+    expect((await speaker.send({ ...message, headers: { 'Kme-Message': header } })).status).toBe(401)
+    expect(pair.refusals).toEqual([{ peerKmeId: 'kme-a', reason: 'malformed-seal' }])
+  })
+
+  it('is left for another after a write of which nobody knows whether it was done', async () => {
+    const marks = new Map<string, number>()
+    await start({
+      server: {
+        ledger: {
+          reserve: async ({ sessionId }, from, to) => {
+            if ((marks.get(sessionId) ?? 0) !== from) return false
+            marks.set(sessionId, to)
+            if (marks.size === 1) throw new Error('the database was lost after it had written')
+            return true
+          },
+          end: () => Promise.resolve(),
+        },
+      },
+    })
+    expect((await pair.call()).status).toBe(503)
+    await say(2)
+    expect(pair.refusals).toEqual([])
   })
 
   it('with an ID that was there before lets nothing through', async () => {
@@ -318,6 +348,46 @@ describe('no session is opened', () => {
     await start({ client: { accepts: () => false } })
     await expect(pair.call()).rejects.toMatchObject({ maybeReceived: false })
     expect(pair.listener.connectionCount()).toBe(0)
+  })
+
+  it.each([
+    ['another KME', ['urn:kme:kme:kme-c']],
+    ['another KME besides', ['urn:kme:kme:kme-b', 'urn:kme:kme:kme-c']],
+    ['an SAE besides', ['urn:kme:kme:kme-b', 'urn:kme:sae:alice']],
+  ])('with a certificate of the authority that names %s', async (_, uris) => {
+    await start()
+    const { certificatePem, privateKeyPem } = await makeLeaf(pair.authority, {
+      subject: 'CN=kme-b',
+      uris,
+      ips: ['127.0.0.1'],
+      usages: ['client', 'server'],
+    })
+    pair.listener.updateTls({ certificatePem, privateKeyPem, caPem: pair.authority.certificatePem })
+    await expect(pair.call()).rejects.toMatchObject({ maybeReceived: false })
+    expect(pair.stored.size).toBe(0)
+  })
+
+  it('for who hung up meanwhile, which is no offence', async () => {
+    let [asked, answered] = [false, false]
+    let release: () => void = () => undefined
+    const held = new Promise<void>((resolve) => (release = resolve))
+    const firstOf = async () => {
+      asked = true
+      await held
+      answered = true
+      return undefined
+    }
+    await start({ server: { mixing: { ...noMixing, firstOf } } })
+    const speaker = pair.speaker()
+    const opening = speaker.open().catch(() => 'hung up')
+    while (!asked) await new Promise(setImmediate)
+    speaker.hangUp()
+    expect(await opening).toBe('hung up')
+    while (pair.listener.connectionCount() > 0) await new Promise(setImmediate)
+    release()
+    while (!answered) await new Promise(setImmediate)
+    await new Promise(setImmediate)
+    expect(pair.refusals).toEqual([])
   })
 
   it('with a KME that has none, and the message is not sent without', async () => {
