@@ -441,6 +441,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     })
     const getKey = makeGetKey({
       ...deliveryParts,
+      clock,
       settlement,
       borrow: async (peerKmeId, unitCount) =>
         (await lending.borrow(peerKmeId, unitCount)) || (await relay.fetch(peerKmeId, unitCount)),

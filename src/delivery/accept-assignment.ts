@@ -46,7 +46,7 @@ const answerTo = async (
   offer: AssignmentOffer | undefined,
 ): Promise<AssignmentAnswer> => {
   if (offer === undefined || !isWithinLimits(offer.assignment, parts.limits)) return { outcome: 'refused', reason: 'malformed' }
-  const { assignment, commitment } = offer
+  const { assignment, commitment, difference } = offer
   const { directory } = parts
   const served =
     directory.find(assignment.masterSaeId)?.kmeId === caller &&
@@ -56,7 +56,7 @@ const answerTo = async (
     return { outcome: 'refused', reason: 'pair-not-permitted' }
   }
   const held = { ...assignment, ttlS: Math.min(assignment.ttlS, parts.limits.heldForS) }
-  const hold = () => parts.store.hold(caller, held, commitment)
+  const hold = () => parts.store.hold(caller, held, commitment, difference)
   let answer = await hold()
   // The other end was quicker to hear that both agreed on the block; this end is about to.
   for (let waits = 0; isPending(answer) && waits < PENDING_WAITS_MAX; waits += 1) {

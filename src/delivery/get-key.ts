@@ -1,28 +1,31 @@
 /** Method "Get key" (ETSI GS QKD 014, 5.3): hand the master SAE fresh keys it will share with its slave SAEs.
- *  Holds: keys leave here once, and only after the KME of the slaves durably holds the same bytes under the same IDs.
+ *  Holds: keys leave here once, and only after every KME of the slaves durably holds the same bytes under the same IDs.
  *  In doubt keys are not handed out; only settle-reservations.ts decides whether they may be used again.
  *  Knows nothing of HTTP; routes.ts calls it. */
-import { timingSafeEqual } from 'node:crypto'
-import {
-  BadRequest,
-  Conflict,
-  KeyDataAccess,
-  KeysExhausted,
-  PeerUnavailable,
-  Unavailable,
-  UnknownSlave,
-} from '../kernel/errors.ts'
 import type { AuditLog } from '../audit/audit.ts'
+import type { Clock } from '../kernel/clock.ts'
+import { BadRequest, Conflict, KeyDataAccess, KeysExhausted, PeerUnavailable, Unavailable } from '../kernel/errors.ts'
 import type { AssignmentId, KeyId, KmeId, SaeId } from '../kernel/identifiers.ts'
 import type { Logger } from '../kernel/log.ts'
 import type { Random } from '../kernel/random.ts'
 import type { Account, KeyPool } from '../key-pool/key-pool.ts'
-import type { Assignment, Claim, KeyMaterial, KeyStore, PriorIssue, UnitRun } from '../key-store/key-store.ts'
-import { PeerCallFailed, type AssignmentAnswer, type PeerDirectory, type PeerKme } from '../peer/peer.ts'
+import type {
+  Assignment,
+  Claim,
+  ClaimRequest,
+  Copy,
+  CopyProof,
+  KeyMaterial,
+  KeyStore,
+  PriorIssue,
+  UnitRun,
+} from '../key-store/key-store.ts'
+import type { PeerDirectory, PeerKme } from '../peer/peer.ts'
+import { createPeerAgreement, RETRY_PEER_S, type Offer } from './agree-with-peers.ts'
 import type { DeliveryLimits, SaeDirectory } from './delivery.ts'
 import type { DeliveredKeys } from './key-container.ts'
 import type { KeyRequest } from './key-request.ts'
-import { routeToSlaves } from './route-to-slaves.ts'
+import { routeToSlaves, type Target } from './route-to-slaves.ts'
 import type { Settlement } from './settle-reservations.ts'
 
 export interface GetKeyParts {
@@ -42,13 +45,13 @@ export interface GetKeyParts {
   /** Units of the fallback source, for a peer whose pool is exhausted. Undefined where it is off, or gives none now. */
   readonly takeFallback: (peerKmeId: KmeId, unitCount: number) => Promise<readonly UnitRun[] | undefined>
   readonly audit: AuditLog
+  readonly clock: Clock
   readonly random: Random
   readonly log: Logger
 }
 
 /** After how many seconds an SAE should ask again. */
 const RETRY_NO_LINK_S = 60
-const RETRY_PEER_S = 2
 const OPTIONS_NOT_MET = 'not all extension_mandatory request options could be met'
 /** How often stale hints of the pool are skipped before the request is given up. */
 const CLAIM_ATTEMPTS = 4
@@ -56,7 +59,10 @@ const CLAIM_ATTEMPTS = 4
 interface Wanted {
   readonly masterSaeId: SaeId
   readonly slaveSaeIds: readonly SaeId[]
-  readonly targetKmeId: KmeId
+  /** The other KMEs that are to hold the keys. The keys are units of the pool shared with the first of them; with none, of the pool
+   *  of this KME. */
+  readonly peerTargets: readonly Target[]
+  readonly slavesHere: readonly SaeId[]
   readonly number: number
   readonly sizeBits: number
   readonly requestId: string | undefined
@@ -67,15 +73,18 @@ export type GetKey = (masterSaeId: SaeId, slave: string, request: KeyRequest) =>
 
 export const makeGetKey = (parts: GetKeyParts): GetKey => {
   const { kmeId, store, pool, peers, limits, random, log } = parts
+  const agreement = createPeerAgreement(parts)
   /** Requests with a request ID that are being served; an equal one waits for the first. */
   const inFlight = new Map<string, Promise<void>>()
 
   const getKey: GetKey = async (masterSaeId, slave, request) => {
-    const { slaveSaeIds, targetKmeId } = routeToSlaves(parts.directory, masterSaeId, slave, request.additionalSlaveSaeIds)
+    const { slaveSaeIds, targets } = routeToSlaves(parts.directory, masterSaeId, slave, request.additionalSlaveSaeIds)
     const { number, sizeBits, extensions } = request
+    const peerTargets = targets.filter((target) => target.kmeId !== kmeId)
+    const slavesHere = targets.find((target) => target.kmeId === kmeId)?.slaveSaeIds ?? []
     // No link joins two SAEs at one KME: their keys come from the system's random source.
-    if (extensions.qkdOnly && targetKmeId === kmeId) throw new BadRequest(undefined, OPTIONS_NOT_MET)
-    const wanted: Wanted = { masterSaeId, slaveSaeIds, targetKmeId, number, sizeBits, ...extensions }
+    if (extensions.qkdOnly && peerTargets.length === 0) throw new BadRequest(undefined, OPTIONS_NOT_MET)
+    const wanted: Wanted = { masterSaeId, slaveSaeIds, peerTargets, slavesHere, number, sizeBits, ...extensions }
     if (extensions.requestId === undefined) return deliverFresh(wanted)
     return deliverOnce(wanted, extensions.requestId, extensions.requestIdIsMandatory)
   }
@@ -118,7 +127,7 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
   }
 
   const deliverFresh = (wanted: Wanted): Promise<DeliveredKeys> =>
-    wanted.targetKmeId === kmeId ? deliverHere(wanted) : deliverWithPeer(wanted)
+    wanted.peerTargets.length === 0 ? deliverHere(wanted) : deliverWithPeers(wanted)
 
   const toAssignment = (wanted: Wanted, units: readonly UnitRun[]): Assignment => ({
     aid: random.uuid() as AssignmentId,
@@ -132,36 +141,67 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
 
   const unitCountOf = ({ number, sizeBits }: Wanted): number => number * Math.ceil(sizeBits / limits.keySizeBits)
 
-  /** Tries hints of the pool until the store grants a claim. Hints the store refused are dropped: they were stale. */
+  /** Tries hints of the pools until the store grants a claim. Hints the store refused are dropped: they were stale. */
   const tryClaims = async <T>(
     wanted: Wanted,
-    claim: (assignment: Assignment, fromFallback: boolean) => Promise<T | 'conflict'>,
+    targets: readonly Target[],
+    claim: (assignment: Assignment, copies: readonly Copy[], fromFallback: boolean) => Promise<T | 'conflict'>,
   ) => {
     for (let attempt = 1; attempt <= CLAIM_ATTEMPTS; attempt += 1) {
-      const { units, fromFallback } = await takeUnits(wanted)
-      const assignment = toAssignment(wanted, units)
-      const claimed = await claim(assignment, fromFallback)
-      if (claimed !== 'conflict') return { assignment, claimed }
+      const { units, fromFallback } = await takeUnits(wanted, targets)
+      const assignment = toAssignment(wanted, units[0] as readonly UnitRun[])
+      const copies = targets.slice(1).map(({ kmeId: peerKmeId, slaveSaeIds }, i) => ({
+        peerKmeId,
+        assignment: { ...assignment, slaveSaeIds, units: units[i + 1] as readonly UnitRun[] },
+      }))
+      const claimed = await claim(assignment, copies, fromFallback)
+      if (claimed !== 'conflict') return { assignment, copies, claimed }
       // Units of the fallback source that another process was quicker to use; they are in no pool.
       if (fromFallback) continue
-      log.warn({ aid: assignment.aid, targetKmeId: wanted.targetKmeId }, 'pool hints were stale')
-      pool.doubt(wanted.targetKmeId)
+      const targetKmeIds = targets.map((target) => target.kmeId)
+      log.warn({ aid: assignment.aid, targetKmeIds }, 'pool hints were stale')
+      targetKmeIds.forEach(pool.doubt)
     }
     throw new Unavailable()
   }
 
-  /** From the pool, else borrowed, else of the fallback source; never some of each, so that one unit does not mark many keys. */
-  const takeUnits = async (wanted: Wanted): Promise<{ units: readonly UnitRun[]; fromFallback: boolean }> => {
+  /** As many units for each target, or none for any. */
+  const takeUnits = async (
+    wanted: Wanted,
+    targets: readonly Target[],
+  ): Promise<{ units: readonly (readonly UnitRun[])[]; fromFallback: boolean }> => {
+    const units: (readonly UnitRun[])[] = []
+    let fromFallback = false
+    try {
+      for (const target of targets) {
+        const taken = await takeUnitsFor(wanted, target, targets.length === 1)
+        units.push(taken.units)
+        fromFallback = taken.fromFallback
+      }
+    } catch (error) {
+      for (const [i, taken] of units.entries()) await pool.giveBack((targets[i] as Target).kmeId, taken)
+      throw error
+    }
+    return { units, fromFallback }
+  }
+
+  /** From the pool, else borrowed, else of the fallback source; never some of each, so that one unit does not mark many keys.
+   *  @param mayFallBack not for keys of several KMEs: the SAEs of one would not be told how the keys went to another. */
+  const takeUnitsFor = async (
+    wanted: Wanted,
+    { kmeId: target, slaveSaeIds }: Target,
+    mayFallBack: boolean,
+  ): Promise<{ units: readonly UnitRun[]; fromFallback: boolean }> => {
     const unitCount = unitCountOf(wanted)
-    const target = wanted.targetKmeId
-    const account = parts.accountOf(wanted.masterSaeId, wanted.slaveSaeIds[0] as SaeId)
+    const account = parts.accountOf(wanted.masterSaeId, slaveSaeIds[0] as SaeId)
     for (let attempt = 1; ; attempt += 1) {
       const taken = await pool.take(target, account, unitCount)
       if ('units' in taken) return { units: taken.units, fromFallback: false }
       // Several requests may share one loan; whoever finds it used up asks for another.
       const mayBorrow = target !== kmeId && attempt <= CLAIM_ATTEMPTS
       if (mayBorrow && (await parts.borrow(target, taken.missing))) continue
-      const units = wanted.qkdOnly || target === kmeId ? undefined : await parts.takeFallback(target, unitCount)
+      const fallsBack = mayFallBack && !wanted.qkdOnly && target !== kmeId
+      const units = fallsBack ? await parts.takeFallback(target, unitCount) : undefined
       if (units === undefined) throw new KeysExhausted(parts.retryAfterS(target, taken.missing))
       return { units, fromFallback: true }
     }
@@ -176,32 +216,40 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
       retryWindowS: limits.retryWindowS,
     })
     try {
-      const { assignment, claimed } = await tryClaims(wanted, (candidate) => store.issueLocally(issue(candidate)))
+      const here = [{ kmeId, slaveSaeIds: wanted.slavesHere }]
+      const { assignment, claimed } = await tryClaims(wanted, here, (candidate) => store.issueLocally(issue(candidate)))
       return toDelivered(assignment, claimed)
     } catch (error) {
       throw error instanceof Conflict ? new Unavailable(1, { cause: error }) : error
     }
   }
 
-  const deliverWithPeer = async (wanted: Wanted): Promise<DeliveredKeys> => {
-    const peer = peers.named(wanted.targetKmeId)
-    if (peer === undefined) {
+  /** The KMEs of the slaves, if all of them can be asked now: one that is away costs no keys. */
+  const findPeers = ({ masterSaeId, peerTargets }: Wanted): PeerKme[] => {
+    const found = peerTargets.map(({ kmeId: target }) => {
+      const peer = peers.named(target)
+      if (peer !== undefined) return peer
       throw new KeysExhausted(RETRY_NO_LINK_S, 'no key material available: this KME has no link to the KME of the slave SAE')
-    }
-    // Asked before anything is claimed: a peer that is away costs no keys.
-    if (!peer.available()) throw new PeerUnavailable(RETRY_PEER_S)
-    const { assignment, claimed } = await tryClaims(wanted, async (candidate, fromFallback) => {
+    })
+    if (!found.every((peer) => peer.available())) throw new PeerUnavailable(RETRY_PEER_S)
+    if (peerTargets.length > 1) agreement.mayAsk(masterSaeId, peerTargets)
+    return found
+  }
+
+  const deliverWithPeers = async (wanted: Wanted): Promise<DeliveredKeys> => {
+    const asked = findPeers(wanted)
+    const { assignment, copies, claimed } = await tryClaims(wanted, wanted.peerTargets, async (candidate, ...more) => {
       try {
-        return await store.claim({ peerKmeId: peer.kmeId, assignment: candidate, fromFallback })
+        return await store.claim(toClaim(wanted, candidate, ...more))
       } catch (error) {
         if (error instanceof KeyDataAccess) await parts.settlement.burn(candidate.aid, 'the units could not be opened')
-        else pool.doubt(peer.kmeId)
+        else wanted.peerTargets.forEach((target) => pool.doubt(target.kmeId))
         throw error
       }
     })
     try {
-      await agreeWithPeer(peer, assignment, claimed)
-      await commitIssue(peer, assignment, wanted.requestId, claimed.material.fallbackKeys.size > 0)
+      await agreement.reach(toOffers(asked, toClaim(wanted, assignment, copies), claimed))
+      await commitIssue(wanted, assignment, copies, claimed.material.fallbackKeys.size > 0)
     } catch (error) {
       claimed.material.bytes.wipe()
       throw error
@@ -209,68 +257,16 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
     return toDelivered(assignment, claimed.material)
   }
 
-  /** @throws unless the peer durably holds the same bytes. Then the reservation is back, burnt, or being settled. */
-  const agreeWithPeer = async (peer: PeerKme, assignment: Assignment, claim: Claim): Promise<void> => {
-    let answer: AssignmentAnswer
-    try {
-      answer = await peer.assign({ assignment, commitment: claim.commitment })
-    } catch (error) {
-      if (error instanceof PeerCallFailed && !error.maybeReceived) {
-        // Rule R1: this same process knows that not one byte of the offer was sent.
-        await pool.giveBack(peer.kmeId, await parts.settlement.giveBack(assignment.aid, 'R1'))
-      } else {
-        await parts.settlement.abort(assignment.aid, 'no answer to the assignment')
-      }
-      throw new PeerUnavailable(RETRY_PEER_S, { cause: error })
-    }
-    if (answer.outcome === 'held') {
-      const { confirmation } = answer
-      if (
-        confirmation.length === claim.expectedConfirmation.length &&
-        timingSafeEqual(confirmation, claim.expectedConfirmation)
-      ) {
-        return
-      }
-      await parts.settlement.abort(assignment.aid, 'the confirmation does not fit the key bytes')
-      await parts.audit.append({
-        event: 'peer.refused',
-        actor: `kme:${peer.kmeId}`,
-        outcome: 'refused',
-        subject: { call: 'assignments', aid: assignment.aid, reason: 'wrong-confirmation' },
-      })
-      throw new PeerUnavailable(RETRY_PEER_S)
-    }
-    if (answer.outcome === 'failed') {
-      await parts.settlement.abort(assignment.aid, 'the peer could not say whether it holds the keys')
-      throw new PeerUnavailable(RETRY_PEER_S)
-    }
-    await refused(peer, assignment, answer.reason)
-  }
-
-  const refused = async (peer: PeerKme, assignment: Assignment, reason: string): Promise<never> => {
-    log.warn({ aid: assignment.aid, peer: peer.kmeId, reason }, 'the peer KME refused an assignment')
-    if (reason === 'block-pending') {
-      // This end finished agreeing on the block first; the other end is about to.
-      await parts.settlement.abort(assignment.aid, reason)
-      throw new PeerUnavailable(RETRY_PEER_S)
-    }
-    if (reason === 'sae-not-served' || reason === 'pair-not-permitted') {
-      // Nothing is wrong with the units; the two KMEs are set up differently.
-      await parts.settlement.abort(assignment.aid, reason)
-      throw new UnknownSlave()
-    }
-    await parts.settlement.burn(assignment.aid, `refused by the peer: ${reason}`)
-    throw new PeerUnavailable(RETRY_PEER_S)
-  }
-
   const commitIssue = async (
-    peer: PeerKme,
+    { peerTargets, slavesHere, requestId }: Wanted,
     assignment: Assignment,
-    requestId: string | undefined,
+    copies: readonly Copy[],
     fromFallback: boolean,
   ): Promise<void> => {
+    const peerKmeId = (peerTargets[0] as Target).kmeId
+    const { retryWindowS } = limits
     try {
-      await store.issue({ peerKmeId: peer.kmeId, assignment, requestId, retryWindowS: limits.retryWindowS, fromFallback })
+      await store.issue({ peerKmeId, assignment, copies, slavesHere, requestId, retryWindowS, fromFallback })
     } catch (error) {
       // The commit may have happened although its answer was lost. Only the database can say.
       if ((await parts.settlement.abort(assignment.aid, 'the issue was not confirmed')) !== 'issued') {
@@ -280,6 +276,26 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
   }
 
   return getKey
+}
+
+/** @param assignment with all slaves; each KME is told of its own. */
+const toClaim = (
+  { peerTargets }: Wanted,
+  assignment: Assignment,
+  copies: readonly Copy[],
+  fromFallback = false,
+): ClaimRequest => {
+  const { kmeId: peerKmeId, slaveSaeIds } = peerTargets[0] as Target
+  return { peerKmeId, assignment: { ...assignment, slaveSaeIds }, copies, fromFallback }
+}
+
+/** @param peers in the order of the targets. */
+const toOffers = (peers: readonly PeerKme[], { assignment, copies = [] }: ClaimRequest, claim: Claim): Offer[] => {
+  const told: Omit<Offer, 'peer'>[] = [
+    { assignment, commitment: claim.commitment, expectedConfirmation: claim.expectedConfirmation },
+    ...copies.map((copy, i) => ({ assignment: copy.assignment, ...(claim.copies[i] as CopyProof) })),
+  ]
+  return told.map((offer, i) => ({ ...offer, peer: peers[i] as PeerKme }))
 }
 
 const toDelivered = (assignment: Assignment, material: KeyMaterial): DeliveredKeys => ({

@@ -1,4 +1,4 @@
-/** Which KME keys for these SAEs are shared with, if the caller may share keys with them at all. */
+/** Which KMEs keys for these SAEs are shared with, if the caller may share keys with them at all. */
 import { BadRequest, UnknownSlave } from '../kernel/errors.ts'
 import { parseSaeId, type KmeId, type SaeId } from '../kernel/identifiers.ts'
 import type { SaeDirectory } from './delivery.ts'
@@ -13,24 +13,34 @@ export const findPartner = (directory: SaeDirectory, caller: SaeId, other: strin
   return sae
 }
 
-/** The one KME that the slave in the path and the additional slaves are homed at.
- *  @throws UnknownSlave, or BadRequest when they are homed at different KMEs. */
-export const routeToSlaves = (
-  directory: SaeDirectory,
-  master: SaeId,
-  slave: string,
-  additional: readonly SaeId[],
-): { slaveSaeIds: SaeId[]; targetKmeId: KmeId } => {
+/** SAEs at one KME that are to share a key. */
+export interface Target {
+  readonly kmeId: KmeId
+  readonly slaveSaeIds: readonly SaeId[]
+}
+
+export interface Route {
+  /** The slave SAE of the path, then the additional ones. */
+  readonly slaveSaeIds: readonly SaeId[]
+  /** The same by KME, in the order the KMEs come first. */
+  readonly targets: readonly Target[]
+}
+
+/** Where the slave in the path and the additional slaves are homed.
+ *  @throws UnknownSlave, or BadRequest when one is named twice or is the master. */
+export const routeToSlaves = (directory: SaeDirectory, master: SaeId, slave: string, additional: readonly SaeId[]): Route => {
   const first = findPartner(directory, master, slave)
-  const parameter = 'additional_slave_SAE_IDs'
   if (additional.includes(master) || additional.includes(first.saeId)) {
-    throw new BadRequest([{ parameter, reason: 'shall not name the master or the slave SAE of the path' }])
-  }
-  const others = additional.map((saeId) => findPartner(directory, master, saeId))
-  if (others.some((other) => other.kmeId !== first.kmeId)) {
     throw new BadRequest([
-      { parameter, reason: 'shall name SAEs at the KME of the slave SAE in the path; other KMEs need key relay' },
+      { parameter: 'additional_slave_SAE_IDs', reason: 'shall not name the master or the slave SAE of the path' },
     ])
   }
-  return { slaveSaeIds: [first.saeId, ...additional], targetKmeId: first.kmeId }
+  const slaves = [first, ...additional.map((saeId) => findPartner(directory, master, saeId))]
+  return {
+    slaveSaeIds: slaves.map(({ saeId }) => saeId),
+    targets: [...Map.groupBy(slaves, ({ kmeId }) => kmeId)].map(([kmeId, homed]) => ({
+      kmeId,
+      slaveSaeIds: homed.map(({ saeId }) => saeId),
+    })),
+  }
 }

@@ -1,8 +1,9 @@
 /** Settles reservations whose outcome at the peer is unknown: after a lost answer, or after a process died.
  *  There are two ways back to the pool and no third. R1: the same live process knows nothing was sent (get-key.ts).
- *  R2, here: the peer voided the assignment for ever before any slave had a key of it. Everything else is burnt. */
+ *  R2, here: the peer voided the assignment for ever before any slave had a key of it. Everything else is burnt, and so are all
+ *  units that cover a copy: a one-time pad that may have been sent is never used again. */
 import type { Clock } from '../kernel/clock.ts'
-import type { AssignmentId } from '../kernel/identifiers.ts'
+import type { AssignmentId, KmeId } from '../kernel/identifiers.ts'
 import type { Logger } from '../kernel/log.ts'
 import type { KeyPool } from '../key-pool/key-pool.ts'
 import type { KeyStore, UnitRun, UnsettledReservation } from '../key-store/key-store.ts'
@@ -23,9 +24,9 @@ export interface Settlement {
   /** RESERVED to ABORTING, and soon settled. Only `issued` means that the keys were issued after all. */
   abort(aid: AssignmentId, reason: string): Promise<'aborting' | 'issued' | 'gone' | 'unknown'>
   /** Back to AVAILABLE. */
-  giveBack(aid: AssignmentId, rule: 'R1' | 'R2'): Promise<readonly UnitRun[]>
-  /** Gives up a reservation for good. */
-  burn(aid: AssignmentId, reason: string): Promise<void>
+  giveBack(aid: AssignmentId, peerKmeId: KmeId, rule: 'R1' | 'R2'): Promise<readonly UnitRun[]>
+  /** Gives up a reservation for good. @param peerKmeId only what is shared with this KME. */
+  burn(aid: AssignmentId, reason: string, peerKmeId?: KmeId): Promise<void>
   /** Settles what there is to settle, now. */
   settle(): Promise<void>
   /** Settles what this process left, again and again until `signal` aborts. */
@@ -33,6 +34,9 @@ export interface Settlement {
   /** Settles what processes left that are dead. Several may do it at once; one is enough. */
   settleForTheDead(signal: AbortSignal): Promise<void>
 }
+
+/** Why the units of a copy are burnt. */
+export const PAD_MAY_BE_SENT = 'what they cover may have been sent'
 
 const INTERVAL_MS = 500
 /** Between two looks when nothing is known to be pending. */
@@ -43,10 +47,10 @@ export const createSettlement = (parts: SettlementParts): Settlement => {
   /** Something of this process may be unsettled. */
   let pending = false
 
-  const burn = async (aid: AssignmentId, reason: string): Promise<void> => {
+  const burn = async (aid: AssignmentId, reason: string, peerKmeId?: KmeId): Promise<void> => {
     // Until the peer knows, and also if this fails.
     pending = true
-    const unitCount = await store.burn(aid, reason)
+    const unitCount = await store.burn(aid, reason, peerKmeId)
     parts.onBurnt(unitCount)
     log.warn({ aid, unitCount, reason }, 'units burnt')
   }
@@ -54,15 +58,19 @@ export const createSettlement = (parts: SettlementParts): Settlement => {
   const retire = async ({ aid, peerKmeId, units }: UnsettledReservation): Promise<boolean> => {
     const peer = peers.named(peerKmeId)
     if (peer?.available() !== true || (await peer.retire({ aid, units })) === 'failed') return false
-    await store.forgetBurnt(aid)
+    await store.forgetBurnt(aid, peerKmeId)
     return true
   }
 
   const settleOne = async (reservation: UnsettledReservation): Promise<boolean> => {
     const { aid, peerKmeId } = reservation
     if (reservation.state === 'BURNT') return retire(reservation)
+    if (reservation.pad) {
+      await burn(aid, PAD_MAY_BE_SENT, peerKmeId)
+      return true
+    }
     if (clock.nowMs() - reservation.claimedAtMs > parts.burnAfterS * 1000) {
-      await burn(aid, 'not settled in time')
+      await burn(aid, 'not settled in time', peerKmeId)
       return true
     }
     const peer = peers.named(peerKmeId)
@@ -71,10 +79,10 @@ export const createSettlement = (parts: SettlementParts): Settlement => {
     const answer = await peer.abort(aid)
     if (answer === 'failed') return false
     if (answer === 'voided') {
-      await pool.giveBack(peerKmeId, await store.giveBack(aid, 'R2'))
+      await pool.giveBack(peerKmeId, await store.giveBack(aid, peerKmeId, 'R2'))
       log.info({ aid, peer: peerKmeId }, 'an unsettled assignment was voided, its units are free again')
     } else {
-      await burn(aid, 'the peer had released it')
+      await burn(aid, 'the peer had released it', peerKmeId)
     }
     return true
   }
@@ -101,9 +109,9 @@ export const createSettlement = (parts: SettlementParts): Settlement => {
         return 'unknown'
       }
     },
-    giveBack: (aid, rule) => {
+    giveBack: (aid, peerKmeId, rule) => {
       pending = true
-      return store.giveBack(aid, rule)
+      return store.giveBack(aid, peerKmeId, rule)
     },
     burn,
     settle: async () => {

@@ -329,8 +329,13 @@ export interface components {
             units: components["schemas"]["UnitRun"][];
             /** @description How long the keys wait for the slave SAEs */
             ttlS: number;
-            /** @description Proof that the caller's units have the bytes this KME holds */
+            /** @description Proof that the caller's keys are those this KME makes */
             commitment: components["schemas"]["Tag"];
+            /**
+             * @description Where other KMEs hold the same keys: the keys, one after the other, XOR the joined and cut units, which are their one-time pad. Base64. This KME
+             *     makes the keys of both. Absent where the units are the keys.
+             */
+            difference?: string;
         };
         Assignments: {
             calls: components["schemas"]["Assignment"][];

@@ -127,20 +127,41 @@ export interface Assignment {
   readonly ttlS: number
 }
 
+/** The keys of an assignment once more, for SAEs at another KME. The units are not the keys but cover them on the way there: a
+ *  one-time pad, never used for anything else. That KME is told the *difference*, keys XOR units, and makes the keys of both. */
+export interface Copy {
+  readonly peerKmeId: KmeId
+  /** As that KME is told: its own SAEs, units of the pool shared with it; all else as in the assignment the keys are made of. */
+  readonly assignment: Assignment
+}
+
 export interface ClaimRequest {
   readonly peerKmeId: KmeId
   readonly assignment: Assignment
   /** Whether the units are of the fallback source. A hint that is wrong about it is a conflict. */
   readonly fromFallback?: boolean
+  /** Claimed with it, all or none; their units are not of the fallback source. */
+  readonly copies?: readonly Copy[]
 }
 
-/** Claimed units as key bytes, and the proof for the peer that they are these bytes. */
-export interface Claim {
-  readonly material: KeyMaterial
+/** What a KME is shown, so that both know that both hold the same keys. */
+export interface Proof {
   /** HMAC over the assignment and the key bytes, under a key only the two ends of the block know. */
   readonly commitment: Buffer
   /** What the peer answers when it holds the same bytes. */
   readonly expectedConfirmation: Buffer
+}
+
+export interface CopyProof extends Proof {
+  /** Keys XOR units. Once it was sent, the units of the copy may never be used again. */
+  readonly difference: Buffer
+}
+
+/** Claimed units as key bytes, and the proof for the peer that they are these bytes. */
+export interface Claim extends Proof {
+  readonly material: KeyMaterial
+  /** One for each copy, in their order. */
+  readonly copies: readonly CopyProof[]
 }
 
 export type HoldAnswer =
@@ -155,7 +176,11 @@ export type HoldAnswer =
 
 export interface Issue {
   readonly peerKmeId: KmeId
+  /** With all slaves of the request, wherever they are. */
   readonly assignment: Assignment
+  readonly copies?: readonly Copy[]
+  /** Those of the slaves that fetch the keys from this KME, where others hold them too. */
+  readonly slavesHere?: readonly SaeId[]
   /** The client's own ID for this request (extension openkme_request_id). */
   readonly requestId: string | undefined
   readonly retryWindowS: number
@@ -167,6 +192,8 @@ export interface UnsettledReservation {
   readonly aid: AssignmentId
   readonly state: ReservationState
   readonly peerKmeId: KmeId
+  /** The units are those of a copy: its difference may have been sent. */
+  readonly pad: boolean
   readonly units: readonly UnitRun[]
   readonly claimedAtMs: number
 }
@@ -243,23 +270,25 @@ export interface KeyStore {
   priorIssue(masterSaeId: SaeId, requestId: string): Promise<PriorIssue | 'spent' | undefined>
   /** The bytes of an earlier issue, for a repeated request. Undefined when they are gone. */
   reopen(prior: PriorIssue): Promise<KeyMaterial | undefined>
-  /** RESERVED to ABORTING: the peer's answer is not known. `issued` when the issue was committed after all; `gone` when
-   *  somebody else settled it. Only `aborting` allows to tell the peer to void it. */
+  /** RESERVED to ABORTING, all that is left of it: an answer is not known. `issued` when the issue was committed after all; `gone`
+   *  when somebody else settled it. Only `aborting` allows to tell the peer to void it. */
   markAborting(aid: AssignmentId, reason: string): Promise<'aborting' | 'issued' | 'gone'>
   /** Reservations to settle with the peer: those this process made and no longer works on (`own`), and all of processes that are
    *  dead (`dead`). Never one of another process that is alive: that process settles it. */
   unsettled(of?: 'own' | 'dead' | 'all'): Promise<readonly UnsettledReservation[]>
-  /** Back to AVAILABLE, by rule R1 (nothing was sent) or R2 (the peer voided the assignment for ever). The units that are the
-   *  pool's again: none of the fallback source. */
-  giveBack(aid: AssignmentId, rule: 'R1' | 'R2'): Promise<readonly UnitRun[]>
-  /** To BURNT: its units will never be issued. How many units that were. */
-  burn(aid: AssignmentId, reason: string): Promise<number>
+  /** Back to AVAILABLE, by rule R1 (nothing was sent) or R2 (the peer voided the assignment for ever; never for a copy). The units
+   *  that are the pool's again: none of the fallback source. */
+  giveBack(aid: AssignmentId, peerKmeId: KmeId, rule: 'R1' | 'R2'): Promise<readonly UnitRun[]>
+  /** To BURNT: its units will never be issued. How many units that were.
+   *  @param peerKmeId of the units shared with this KME alone. */
+  burn(aid: AssignmentId, reason: string, peerKmeId?: KmeId): Promise<number>
   /** The peer knows that the units of a BURNT reservation are. */
-  forgetBurnt(aid: AssignmentId): Promise<void>
+  forgetBurnt(aid: AssignmentId, peerKmeId: KmeId): Promise<void>
 
   // Holding KME
-  /** Checks that the units are the caller's to issue and free here, compares bytes, and holds the keys for the slaves. */
-  hold(peerKmeId: KmeId, assignment: Assignment, commitment: Buffer): Promise<HoldAnswer>
+  /** Checks that the units are the caller's to issue and free here, compares bytes, and holds the keys for the slaves.
+   *  @param difference if the assignment is a copy; as long as all keys together. */
+  hold(peerKmeId: KmeId, assignment: Assignment, commitment: Buffer, difference?: Buffer): Promise<HoldAnswer>
   /** Makes sure that `aid` can never be fetched nor held again. `released` when a slave already has a key of it, or when it is none
    *  of the peer's (`isForeign`). */
   voidAssignment(

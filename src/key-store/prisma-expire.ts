@@ -2,6 +2,7 @@
 import type { Database } from '../database/database.ts'
 import type { AssignmentId } from '../kernel/identifiers.ts'
 import type { KeyStore, UnitRun } from './key-store.ts'
+import { NO_DIFFERENCE } from './prisma-assignment-rows.ts'
 import { appendAudit, finishUnits, masksIn, type BlockParts } from './prisma-blocks.ts'
 
 const ASSIGNMENTS_AT_ONCE = 500
@@ -22,7 +23,8 @@ export const expireMethods = ({ database, reader }: BlockParts): Pick<KeyStore, 
 const expireSome = (database: Database): Promise<{ assignments: number; expiredKeys: number }> =>
   database.transaction(async (statements) => {
     const rows = await statements.query<{ aid: AssignmentId; role: string; key_count: number; units: UnitRun[] }>(
-      `UPDATE assignment a SET ended_at = now(), state = CASE WHEN a.role = 'issuer' THEN a.state ELSE 'EXPIRED' END
+      `UPDATE assignment a SET ended_at = now(), state = CASE WHEN a.role = 'issuer' THEN a.state ELSE 'EXPIRED' END,
+         ${NO_DIFFERENCE}
          WHERE a.aid IN (SELECT aid FROM assignment WHERE expires_at <= now() AND ended_at IS NULL LIMIT ${ASSIGNMENTS_AT_ONCE} FOR UPDATE SKIP LOCKED)
          RETURNING a.aid, a.role, a.key_count, a.units`,
     )

@@ -7,22 +7,26 @@ import { KeyDataAccess, KeyNotFound, Unauthorized, Unavailable } from '../kernel
 import type { Clock } from '../kernel/clock.ts'
 import type { AssignmentId, KeyId, SaeId } from '../kernel/identifiers.ts'
 import { SecretBytes } from '../kernel/secret-bytes.ts'
+import { applyDifference } from './difference.ts'
 import type { AssignmentState } from './key-states.ts'
 import type { FetchedKeys, FetchRequest, KeyMaterial, KeyStore, UnitRun } from './key-store.ts'
 import { finishUnits, type BlockParts } from './prisma-blocks.ts'
-import { separable, unitCountIn } from './prisma-assignment-rows.ts'
-import { joinUnits, unitsPerKey, type MaterialRequest } from './prisma-open-blocks.ts'
+import { differenceColumns, readDifference, separable, unitCountIn, type DifferenceColumns } from './prisma-assignment-rows.ts'
+import { joinUnits, unitsPerKey, type MaterialRequest, type OpenBlocks, type SealedUnits } from './prisma-open-blocks.ts'
 import { masksOf, unitsOfKeys } from './unit-bits.ts'
 
 const LOOK_UP = `
 SELECT a.aid, a.role, a.state, a.master_sae_id, a.slave_sae_ids, a.size_bits, a.key_count, a.units, a.fetched::text AS fetched,
-  a.expires_at <= now() AS expired, k.key_ids::text[] AS key_ids, k.positions
+  ${differenceColumns('a')}, a.expires_at <= now() AS expired, k.key_ids::text[] AS key_ids, k.positions
 FROM (SELECT aid, array_agg(key_id) AS key_ids, array_agg(position) AS positions FROM assigned_key WHERE key_id = ANY($1::uuid[]) GROUP BY aid) k
 JOIN assignment a USING (aid)`
 
 const DELIVER = `
 WITH delivered AS (
-  UPDATE assignment a SET fetched = t.after, state = t.state, ended_at = CASE WHEN t.state = 'DELIVERED' THEN now() END
+  UPDATE assignment a SET fetched = t.after, state = t.state, ended_at = CASE WHEN t.state = 'DELIVERED' THEN now() END,
+    difference = CASE WHEN t.state = 'ISSUED' THEN a.difference END,
+    difference_dek = CASE WHEN t.state = 'ISSUED' THEN a.difference_dek END,
+    difference_term = CASE WHEN t.state = 'ISSUED' THEN a.difference_term END
   FROM unnest($1::uuid[], $2::text[]::varbit[], $3::text[]::varbit[], $4::text[]) AS t(aid, before, after, state)
   WHERE a.aid = t.aid AND a.fetched = t.before AND a.state = 'ISSUED' AND a.expires_at > now() RETURNING 1
 ),
@@ -35,7 +39,7 @@ const WAS_DELIVERED = `
 SELECT 1 FROM (SELECT event, actor, subject FROM audit_record ORDER BY seq DESC LIMIT 50000) r
 WHERE event = 'key.delivered' AND actor = $1 AND subject ->> 'process' = $2 AND subject -> 'keyIds' = $3::text::jsonb`
 
-interface LookedUp extends Record<string, unknown> {
+interface LookedUp extends DifferenceColumns {
   aid: AssignmentId
   role: string
   state: AssignmentState
@@ -81,7 +85,7 @@ export interface FetchParts extends BlockParts {
 }
 
 export const fetchMethods = (parts: FetchParts): Pick<KeyStore, 'fetch'> => {
-  const { database, reader, unitSizeBits, processId, clock } = parts
+  const { database, reader, keyring, kmeId, unitSizeBits, processId, clock } = parts
 
   /** Answers each request of the batch with its keys or the error it gets, and commits all deliveries together. */
   const serve = async (requests: readonly FetchRequest[]): Promise<(FetchedKeys | Error)[]> => {
@@ -108,7 +112,7 @@ export const fetchMethods = (parts: FetchParts): Pick<KeyStore, 'fetch'> => {
       const decision = decisions[i] as Share[] | Error
       if (decision instanceof Error) return decision
       try {
-        return openShares(request, decision, (share) => joinUnits(blocks, materialOfShare(decision[share] as Share), sealed))
+        return openShares(request, decision, (share) => openShare(decision[share] as Share, blocks, sealed))
       } catch (error) {
         return error as Error
       }
@@ -153,6 +157,19 @@ export const fetchMethods = (parts: FetchParts): Pick<KeyStore, 'fetch'> => {
     sizeBits: held.size_bits,
     count: positions.length,
   })
+
+  const openShare = (share: Share, blocks: OpenBlocks, sealed: SealedUnits): KeyMaterial => {
+    const { held, positions } = share
+    const material = joinUnits(blocks, materialOfShare(share), sealed)
+    try {
+      const difference = readDifference(keyring, { kmeId, aid: held.aid }, held)
+      if (difference !== undefined) applyDifference(material.bytes, difference, held.size_bits / 8, positions)
+      return material
+    } catch (error) {
+      material.bytes.wipe()
+      throw error
+    }
+  }
 
   const commit = async (granted: readonly Granted[], changed: readonly Change[]): Promise<void> => {
     const finished = changed.flatMap(({ held, before, fetched }) => {

@@ -6,6 +6,7 @@ import { KeyDataAccess } from '../kernel/errors.ts'
 import { createBatching } from '../kernel/batching.ts'
 import type { BlockId, KmeId } from '../kernel/identifiers.ts'
 import { assignmentTag } from './commitment.ts'
+import { applyDifference, sealDifference } from './difference.ts'
 import { isFallback, type Assignment, type HoldAnswer, type KeyMaterial, type KeyStore, type UnitRun } from './key-store.ts'
 import type { AssignmentState } from './key-states.ts'
 import { appendAudit, blocksAreLocked, countPoolUnits, finishUnits, masksIn, type BlockParts } from './prisma-blocks.ts'
@@ -14,12 +15,16 @@ import {
   assignmentRow,
   LANES,
   blockIdsOf,
+  differenceColumns,
   insertAssignments,
   insertKeys,
   keyColumns,
   materialOf,
+  NO_DIFFERENCE,
+  readDifference,
   separable,
   unitCountIn,
+  type DifferenceColumns,
 } from './prisma-assignment-rows.ts'
 import { masksOf, OverlappingUnits, unitsIn } from './unit-bits.ts'
 
@@ -27,6 +32,7 @@ interface HoldRequest {
   readonly peerKmeId: KmeId
   readonly assignment: Assignment
   readonly commitment: Buffer
+  readonly difference: Buffer | undefined
 }
 
 /** SQL: takes units the peer issues and that are free; a block of another peer does not match. */
@@ -51,11 +57,11 @@ export interface HoldParts extends BlockParts {
 }
 
 export const holdMethods = (parts: HoldParts): Pick<KeyStore, 'hold' | 'retire' | 'voidAssignment'> => {
-  const { database, reader, unitSizeBits } = parts
+  const { database, reader, keyring, kmeId, unitSizeBits } = parts
 
   /** Compares bytes: what this KME would answer if the units are free, or why it refuses. */
   const judge = (request: HoldRequest, blocks: OpenBlocks, sealed: SealedUnits): HoldAnswer => {
-    const { assignment, commitment } = request
+    const { assignment, commitment, difference } = request
     const first = blocks.get(assignment.units[0]?.blockId as BlockId) as OpenBlock
     const fallbackUnits = countFallbackUnits(assignment, blocks)
     if (fallbackUnits > 0 && !parts.acceptsFallback(request.peerKmeId)) return UNITS_UNAVAILABLE
@@ -67,6 +73,7 @@ export const holdMethods = (parts: HoldParts): Pick<KeyStore, 'hold' | 'retire' 
       throw error
     }
     try {
+      if (difference !== undefined) applyDifference(material.bytes, difference, assignment.sizeBits / 8, positionsOf(assignment))
       const expected = assignmentTag(first.tagKey, 'offer', assignment, material.bytes)
       if (expected.length !== commitment.length || !timingSafeEqual(expected, commitment)) {
         return { outcome: 'refused', reason: 'different' }
@@ -78,8 +85,9 @@ export const holdMethods = (parts: HoldParts): Pick<KeyStore, 'hold' | 'retire' 
     }
   }
 
-  /** Whether every unit exists, and as many as the keys take. */
-  const isWellFormed = ({ assignment }: HoldRequest, blocks: OpenBlocks): boolean =>
+  /** Whether every unit exists, and as many as the keys take, and a difference is of all keys. */
+  const isWellFormed = ({ assignment, difference }: HoldRequest, blocks: OpenBlocks): boolean =>
+    (difference === undefined || difference.length === (assignment.sizeBits / 8) * assignment.keyIds.length) &&
     assignment.units.every(({ blockId, units }) => units.every((unit) => unit < (blocks.get(blockId)?.unitCount ?? 0))) &&
     assignment.units.reduce((sum, run) => sum + run.units.length, 0) ===
       unitsPerKey(assignment.sizeBits, unitSizeBits) * assignment.keyIds.length
@@ -104,8 +112,12 @@ export const holdMethods = (parts: HoldParts): Pick<KeyStore, 'hold' | 'retire' 
         masks,
         blockIds.map((blockId) => peerOfBlock.get(blockId)),
         JSON.stringify(
-          requests.map((request) =>
-            assignmentRow('holder', request.peerKmeId, request.assignment, { lifeS: request.assignment.ttlS, ended: false }),
+          requests.map(({ peerKmeId, assignment, difference }) =>
+            assignmentRow('holder', peerKmeId, assignment, {
+              lifeS: assignment.ttlS,
+              ended: false,
+              difference: difference && sealDifference(keyring, { kmeId, aid: assignment.aid }, difference),
+            }),
           ),
         ),
         ...keyColumns(assignments),
@@ -156,9 +168,9 @@ export const holdMethods = (parts: HoldParts): Pick<KeyStore, 'hold' | 'retire' 
   }
 
   /** The same call may come again when our answer was lost: equal content is answered as before, other content refused. */
-  const answerRepeated = async ({ peerKmeId, assignment }: HoldRequest, answer: HoldAnswer): Promise<HoldAnswer> => {
-    const rows = await database.query<{ state: AssignmentState; same: boolean }>(
-      `SELECT a.state, a.role = 'holder' AND a.peer_kme_id = $2 AND a.master_sae_id = $3 AND a.slave_sae_ids = $4::text[] AND a.size_bits = $5
+  const answerRepeated = async ({ peerKmeId, assignment, difference }: HoldRequest, answer: HoldAnswer): Promise<HoldAnswer> => {
+    const rows = await database.query<{ state: AssignmentState; same: boolean } & DifferenceColumns>(
+      `SELECT a.state, ${differenceColumns('a')}, a.role = 'holder' AND a.peer_kme_id = $2 AND a.master_sae_id = $3 AND a.slave_sae_ids = $4::text[] AND a.size_bits = $5
          AND a.units = $6::text::jsonb
          AND (SELECT array_agg(k.key_id ORDER BY k.position) FROM assigned_key k WHERE k.aid = a.aid) = $7::uuid[] AS same
        FROM assignment a WHERE a.aid = $1`,
@@ -175,11 +187,13 @@ export const holdMethods = (parts: HoldParts): Pick<KeyStore, 'hold' | 'retire' 
     const known = rows[0]
     if (known === undefined) return UNITS_UNAVAILABLE
     if (known.state === 'VOIDED') return { outcome: 'refused', reason: 'aid-voided' }
-    return known.same && known.state === 'ISSUED' ? answer : { outcome: 'refused', reason: 'aid-in-use' }
+    const held = readDifference(keyring, { kmeId, aid: assignment.aid }, known)
+    const sameKeys = held === undefined ? difference === undefined : difference?.equals(held) === true
+    return known.same && sameKeys && known.state === 'ISSUED' ? answer : { outcome: 'refused', reason: 'aid-in-use' }
   }
 
   return {
-    hold: (peerKmeId, assignment, commitment) => holdTogether({ peerKmeId, assignment, commitment }),
+    hold: (peerKmeId, assignment, commitment, difference) => holdTogether({ peerKmeId, assignment, commitment, difference }),
 
     retire: (peerKmeId, units) =>
       database.transaction(async (statements) => {
@@ -232,7 +246,7 @@ export const holdMethods = (parts: HoldParts): Pick<KeyStore, 'hold' | 'retire' 
           await audit('refused')
           return { outcome: 'released' }
         }
-        await statements.query(`UPDATE assignment SET state = 'VOIDED', ended_at = now() WHERE aid = $1`, [aid])
+        await statements.query(`UPDATE assignment SET state = 'VOIDED', ended_at = now(), ${NO_DIFFERENCE} WHERE aid = $1`, [aid])
         await statements.query(`DELETE FROM assigned_key WHERE aid = $1`, [aid])
         const { blockIds, masks } = await masksIn(statements, held.units)
         await statements.query(
@@ -253,6 +267,8 @@ interface HeldRow extends Record<string, unknown> {
   fetched: number
   units: UnitRun[]
 }
+
+const positionsOf = ({ keyIds }: Assignment): number[] => keyIds.map((_, position) => position)
 
 const countFallbackUnits = ({ units }: Assignment, blocks: OpenBlocks): number =>
   units.reduce((sum, run) => sum + (isFallback(blocks.get(run.blockId)?.place.linkId ?? '') ? run.units.length : 0), 0)

@@ -1,17 +1,23 @@
 /** The issuing KME's side of a key's life: AVAILABLE -> RESERVED -> ISSUED. */
+import type { KeyObject } from 'node:crypto'
 import { auditColumns, insertAudit, type AuditEvent } from '../audit/audit.ts'
 import { repeatOnContention, sqlState } from '../database/database.ts'
 import { createBatching } from '../kernel/batching.ts'
 import { Conflict, KeyDataAccess } from '../kernel/errors.ts'
 import type { AssignmentId, BlockId, KeyId, KmeId, SaeId } from '../kernel/identifiers.ts'
+import type { SecretBytes } from '../kernel/secret-bytes.ts'
 import { assignmentTag } from './commitment.ts'
+import { differenceOf } from './difference.ts'
 import {
   isFallback,
+  type Assignment,
   type Claim,
   type ClaimRequest,
+  type CopyProof,
   type Issue,
   type KeyMaterial,
   type KeyStore,
+  type Proof,
   type UnitRun,
 } from './key-store.ts'
 import {
@@ -60,14 +66,17 @@ WHERE b.block_id = m.block_id AND b.state = 'AVAILABLE' AND length(b.taken) = le
 RETURNING 1`
 
 // The claim itself need not be durable: it only has to hold while this server lives. If the server crashes and forgets it,
-// the units look free again, but the peer, which holds them durably before anything is issued, refuses them for ever.
+// the units look free again, but the peer, which holds them durably before anything is issued, refuses them for ever. But for the
+// units of a copy: what they cover is sent next, and nobody may ever find them free again.
 const CLAIM = `
 WITH claimed AS (${TAKE_MINE}),
 reserved AS (
-  INSERT INTO reservation (aid, peer_kme_id, state, claimed_by, units)
-  SELECT t.aid, t.peer, 'RESERVED', $6::uuid, t.units FROM unnest($7::uuid[], $8::text[], $9::text[]::jsonb[]) AS t(aid, peer, units)
+  INSERT INTO reservation (aid, peer_kme_id, state, claimed_by, units, pad)
+  SELECT t.aid, t.peer, 'RESERVED', $6::uuid, t.units, t.pad
+  FROM unnest($7::uuid[], $8::text[], $9::text[]::jsonb[], $10::boolean[]) AS t(aid, peer, units, pad)
 )
-SELECT must((SELECT count(*) FROM claimed) = cardinality($1::uuid[]), 'claim'), set_config('synchronous_commit', 'off', true), ${SPANS}`
+SELECT must((SELECT count(*) FROM claimed) = cardinality($1::uuid[]), 'claim'),
+  CASE WHEN NOT true = ANY($10::boolean[]) THEN set_config('synchronous_commit', 'off', true) END, ${SPANS}`
 
 const ISSUE = `
 WITH gone AS (
@@ -78,7 +87,7 @@ issued AS (${insertAssignments(3)}),
 keys AS (${insertKeys(4)}),
 finished AS (${finishUnits(7, 8)}),
 audited AS (${insertAudit(9)})
-SELECT must((SELECT count(*) FROM gone) = cardinality($1::uuid[]), 'issue')`
+SELECT must((SELECT count(*) FROM gone) = $13::int, 'issue')`
 
 const ISSUE_LOCALLY = `
 WITH claimed AS (${TAKE_MINE}),
@@ -87,7 +96,7 @@ keys AS (${insertKeys(7)}),
 audited AS (${insertAudit(10)})
 SELECT must((SELECT count(*) FROM claimed) = cardinality($1::uuid[]), 'claim'), ${SPANS}`
 
-const issuedEvent = ({ peerKmeId, assignment, fromFallback }: Issue): AuditEvent => ({
+const issuedEvent = ({ peerKmeId, assignment, copies = [], fromFallback }: Issue): AuditEvent => ({
   event: 'key.issued',
   actor: `sae:${assignment.masterSaeId}`,
   outcome: 'done',
@@ -97,9 +106,16 @@ const issuedEvent = ({ peerKmeId, assignment, fromFallback }: Issue): AuditEvent
     slaves: assignment.slaveSaeIds,
     sizeBits: assignment.sizeBits,
     keyIds: assignment.keyIds,
+    ...(copies.length > 0 && {
+      copies: copies.map((copy) => ({ peerKmeId: copy.peerKmeId, slaves: copy.assignment.slaveSaeIds })),
+    }),
     ...(fromFallback === true && { source: 'fallback' }),
   },
 })
+
+/** Which bits of `fetched` are set from the start: those of the slaves that fetch the keys from other KMEs. */
+const fetchedElsewhere = ({ slaveSaeIds, keyIds }: Assignment, slavesHere: readonly SaeId[]): string =>
+  slaveSaeIds.map((slave) => (slavesHere.includes(slave) ? '0' : '1').repeat(keyIds.length)).join('')
 
 export const issueMethods = (parts: IssueParts): IssueMethods => {
   const { database, reader, processId, unitSizeBits, working } = parts
@@ -122,7 +138,7 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
   /** Takes the units of all requests with one statement and opens them. @param more its parameters from $6 on. */
   const take = async (
     sql: string,
-    requests: readonly ClaimRequest[],
+    requests: readonly Omit<ClaimRequest, 'copies'>[],
     more: readonly unknown[],
   ): Promise<(KeyMaterial | Error)[]> => {
     const assignments = requests.map((request) => request.assignment)
@@ -146,18 +162,24 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
     return joinAll(await reader.open(blockIds), materials, rows)
   }
 
-  const claimTogether = createBatching<ClaimRequest, KeyMaterial | Error>({
+  /** What was claimed for the keys themselves, then for each copy; or why not all of it opened. */
+  const claimTogether = createBatching<ClaimRequest, readonly [KeyMaterial, ...KeyMaterial[]] | Error>({
     itemsMax: 128,
     lanes: LANES,
     separable,
-    work: (requests) => {
-      const assignments = requests.map((request) => request.assignment)
-      return take(CLAIM, requests, [
-        processId,
-        assignments.map((assignment) => assignment.aid),
-        requests.map((request) => request.peerKmeId),
-        assignments.map((assignment) => JSON.stringify(assignment.units)),
+    work: async (requests) => {
+      const claims = requests.flatMap(({ copies = [], ...keys }) => [
+        { ...keys, pad: false },
+        ...copies.map((copy) => ({ ...copy, pad: true })),
       ])
+      const materials = await take(CLAIM, claims, [
+        processId,
+        claims.map(({ assignment }) => assignment.aid),
+        claims.map(({ peerKmeId }) => peerKmeId),
+        claims.map(({ assignment }) => JSON.stringify(assignment.units)),
+        claims.map(({ pad }) => pad),
+      ])
+      return requests.map(({ copies = [] }) => wholeOrNothing(materials.splice(0, 1 + copies.length)))
     },
   })
 
@@ -167,8 +189,13 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
     separable,
     work: async (issues) => {
       const assignments = issues.map((issue) => issue.assignment)
-      // Units of a request that may be repeated are needed until its retry window closes.
-      const finished = issues.filter((issue) => issue.requestId === undefined).map((issue) => issue.assignment)
+      const copies = issues.flatMap((issue) => issue.copies ?? [])
+      // Needed for longer: units of a request that may be repeated, until its retry window closes, and units of keys that slaves
+      // here will fetch. What covered a copy is not.
+      const finished = [
+        ...issues.filter((issue) => issue.requestId === undefined && !isHeldHere(issue)).map((issue) => issue.assignment),
+        ...copies.map((copy) => copy.assignment),
+      ]
       const blocks = await reader.open(blockIdsOf(finished))
       const { blockIds, masks } = masksOf(
         finished.flatMap((assignment) => assignment.units),
@@ -178,19 +205,12 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
         database.query(ISSUE, [
           assignments.map((assignment) => assignment.aid),
           processId,
-          JSON.stringify(
-            issues.map((issue) =>
-              assignmentRow('issuer', issue.peerKmeId, issue.assignment, {
-                lifeS: issue.retryWindowS,
-                ended: issue.requestId === undefined,
-                requestId: issue.requestId,
-              }),
-            ),
-          ),
+          JSON.stringify(issues.map(issuedRow)),
           ...keyColumns(assignments),
           blockIds,
           masks,
           ...auditColumns(issues.map(issuedEvent)),
+          issues.length + copies.length,
         ]),
       )
       return issues.map(() => undefined)
@@ -218,21 +238,49 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
     },
   })
 
+  const tagKeyOf = async ({ units }: Assignment): Promise<KeyObject> => {
+    const first = units[0]?.blockId as BlockId
+    const tagKey = (await reader.open([first])).get(first)?.tagKey
+    if (tagKey === undefined) throw new KeyDataAccess()
+    return tagKey
+  }
+
+  const proofOf = async (assignment: Assignment, keys: SecretBytes): Promise<Proof> => {
+    const tagKey = await tagKeyOf(assignment)
+    return {
+      commitment: assignmentTag(tagKey, 'offer', assignment, keys),
+      expectedConfirmation: assignmentTag(tagKey, 'confirm', assignment, keys),
+    }
+  }
+
+  /** What each KME is shown. @param pads units of the copies; wiped. */
+  const prove = async (
+    { assignment, copies = [] }: ClaimRequest,
+    [material, ...pads]: readonly [KeyMaterial, ...KeyMaterial[]],
+  ): Promise<Claim> => {
+    try {
+      const proofs: CopyProof[] = []
+      for (const [i, copy] of copies.entries()) {
+        const difference = differenceOf(material.bytes, (pads[i] as KeyMaterial).bytes)
+        proofs.push({ difference, ...(await proofOf(copy.assignment, material.bytes)) })
+      }
+      return { material, ...(await proofOf(assignment, material.bytes)), copies: proofs }
+    } catch (error) {
+      material.bytes.wipe()
+      throw error
+    } finally {
+      for (const pad of pads) pad.bytes.wipe()
+    }
+  }
+
   return {
     claim: async (request): Promise<Claim | 'conflict'> => {
       const { assignment } = request
       working.add(assignment.aid)
       try {
-        const material = await claimTogether(request)
-        if (material instanceof Error) throw material
-        const first = assignment.units[0]?.blockId as BlockId
-        const tagKey = (await reader.open([first])).get(first)?.tagKey
-        if (tagKey === undefined) throw new KeyDataAccess()
-        return {
-          material,
-          commitment: assignmentTag(tagKey, 'offer', assignment, material.bytes),
-          expectedConfirmation: assignmentTag(tagKey, 'confirm', assignment, material.bytes),
-        }
+        const materials = await claimTogether(request)
+        if (materials instanceof Error) throw materials
+        return await prove(request, materials)
       } catch (error) {
         working.delete(assignment.aid)
         if (isConflict(error)) return 'conflict'
@@ -300,6 +348,27 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
       return sealed.size === 0 ? undefined : joinUnits(blocks, request, sealed)
     },
   }
+}
+
+const isHeldHere = ({ slavesHere = [] }: Issue): boolean => slavesHere.length > 0
+
+/** The row of keys that other KMEs hold: all of them, or this one too for its own SAEs. */
+const issuedRow = (issue: Issue): object => {
+  const { peerKmeId, assignment, requestId, slavesHere = [] } = issue
+  if (isHeldHere(issue)) {
+    const fetched = fetchedElsewhere(assignment, slavesHere)
+    return assignmentRow('local', peerKmeId, assignment, { lifeS: assignment.ttlS, ended: false, requestId, fetched })
+  }
+  const ended = requestId === undefined
+  return assignmentRow('issuer', peerKmeId, assignment, { lifeS: issue.retryWindowS, ended, requestId })
+}
+
+/** @returns the first error if there is one, and then no key bytes are left. */
+const wholeOrNothing = (materials: readonly (KeyMaterial | Error)[]): readonly [KeyMaterial, ...KeyMaterial[]] | Error => {
+  const error = materials.find((material) => material instanceof Error)
+  if (error === undefined) return materials as readonly [KeyMaterial, ...KeyMaterial[]]
+  for (const material of materials) if (!(material instanceof Error)) material.bytes.wipe()
+  return error
 }
 
 interface PriorRow extends Record<string, unknown> {

@@ -18,13 +18,18 @@ export interface SettleParts extends BlockParts {
 }
 
 export const settleMethods = ({ database, processId, working }: SettleParts): SettleMethods => {
-  /** Back to AVAILABLE from one state, with the units that are free again in the pool. */
-  const freeReservation = (aid: AssignmentId, state: ReservationState, event: AuditEvent): Promise<readonly UnitRun[]> => {
+  /** Back to AVAILABLE by one of the two rules, with the units that are free again in the pool. */
+  const freeReservation = (
+    aid: AssignmentId,
+    peerKmeId: KmeId,
+    [rule, state]: ['R1', 'RESERVED'] | ['R2', 'ABORTING'],
+  ): Promise<readonly UnitRun[]> => {
     working.delete(aid)
+    const event: AuditEvent = { event: 'key.returned', actor: 'system', outcome: 'done', subject: { aid, peerKmeId, rule } }
     return database.transaction(async (statements) => {
       const rows = await statements.query<{ units: UnitRun[] }>(
-        `DELETE FROM reservation WHERE aid = $1 AND state = $2 RETURNING units`,
-        [aid, state],
+        `DELETE FROM reservation WHERE aid = $1 AND peer_kme_id = $2 AND state = $3 AND (NOT pad OR $4 = 'R1') RETURNING units`,
+        [aid, peerKmeId, state, rule],
       )
       const units = rows[0]?.units
       if (units === undefined) return []
@@ -47,17 +52,17 @@ export const settleMethods = ({ database, processId, working }: SettleParts): Se
       return database.transaction(async (statements) => {
         const rows = await statements.query<{ before: ReservationState }>(
           `UPDATE reservation r SET state = 'ABORTING'
-           FROM (SELECT state AS before FROM reservation WHERE aid = $1 AND state IN ('RESERVED', 'ABORTING') FOR UPDATE) o
-           WHERE r.aid = $1 RETURNING o.before`,
+           FROM (SELECT aid, peer_kme_id, state AS before FROM reservation WHERE aid = $1 AND state IN ('RESERVED', 'ABORTING')
+                 ORDER BY peer_kme_id FOR UPDATE) o
+           WHERE r.aid = o.aid AND r.peer_kme_id = o.peer_kme_id RETURNING o.before`,
           [aid],
         )
-        const before = rows[0]?.before
-        if (before === undefined) {
-          // An issue under way holds the row's lock until it is committed, so this sees it.
-          const issued = await statements.query(`SELECT 1 FROM assignment WHERE aid = $1 AND role = 'issuer'`, [aid])
+        if (rows.length === 0) {
+          // An issue under way holds the rows' locks until it is committed, so this sees it.
+          const issued = await statements.query(`SELECT 1 FROM assignment WHERE aid = $1 AND role IN ('issuer', 'local')`, [aid])
           return issued.length === 1 ? 'issued' : 'gone'
         }
-        if (before === 'RESERVED') {
+        if (rows.some(({ before }) => before === 'RESERVED')) {
           await appendAudit(statements, [
             { event: 'key.unsettled', actor: 'system', outcome: 'failed', subject: { aid, reason } },
           ])
@@ -75,9 +80,10 @@ export const settleMethods = ({ database, processId, working }: SettleParts): Se
         units: UnitRun[]
         claimed_at: Date
         state: ReservationState
+        pad: boolean
       }>(
         // Some of each peer: what waits for one that is away must not hide what can be settled with others.
-        `SELECT aid, peer_kme_id, units, claimed_at, state
+        `SELECT aid, peer_kme_id, units, claimed_at, state, pad
          FROM (SELECT *, row_number() OVER (PARTITION BY peer_kme_id, state ORDER BY claimed_at) AS place FROM reservation
                WHERE CASE WHEN claimed_by = $1::uuid THEN $2::boolean ELSE $3::boolean AND NOT EXISTS (
                  SELECT 1 FROM kme_process p
@@ -91,37 +97,34 @@ export const settleMethods = ({ database, processId, working }: SettleParts): Se
           aid: row.aid,
           state: row.state,
           peerKmeId: row.peer_kme_id,
+          pad: row.pad,
           units: row.units,
           claimedAtMs: row.claimed_at.getTime(),
         }))
     },
 
-    giveBack: (aid, rule) =>
-      freeReservation(aid, rule === 'R1' ? 'RESERVED' : 'ABORTING', {
-        event: 'key.returned',
-        actor: 'system',
-        outcome: 'done',
-        subject: { aid, rule },
-      }),
+    giveBack: (aid, peerKmeId, rule) => freeReservation(aid, peerKmeId, rule === 'R1' ? [rule, 'RESERVED'] : [rule, 'ABORTING']),
 
-    burn: (aid, reason) => {
+    burn: (aid, reason, peerKmeId) => {
       working.delete(aid)
       return database.transaction(async (statements) => {
         const rows = await statements.query<{ units: UnitRun[] }>(
-          `UPDATE reservation SET state = 'BURNT' WHERE aid = $1 AND state IN ('RESERVED', 'ABORTING') RETURNING units`,
-          [aid],
+          `UPDATE reservation SET state = 'BURNT'
+           WHERE aid = $1 AND peer_kme_id = coalesce($2, peer_kme_id) AND state IN ('RESERVED', 'ABORTING') RETURNING units`,
+          [aid, peerKmeId],
         )
-        const units = rows[0]?.units
-        if (units === undefined) return 0
+        if (rows.length === 0) return 0
+        const units = rows.flatMap((row) => row.units)
         const { blockIds, masks } = await masksIn(statements, units)
         await statements.query(finishUnits(1, 2), [blockIds, masks])
-        await appendAudit(statements, [{ event: 'key.burnt', actor: 'system', outcome: 'done', subject: { aid, reason } }])
+        const subject = { aid, reason, ...(peerKmeId !== undefined && { peerKmeId }) }
+        await appendAudit(statements, [{ event: 'key.burnt', actor: 'system', outcome: 'done', subject }])
         return units.reduce((sum, run) => sum + run.units.length, 0)
       })
     },
 
-    forgetBurnt: async (aid) => {
-      await database.query(`DELETE FROM reservation WHERE aid = $1 AND state = 'BURNT'`, [aid])
+    forgetBurnt: async (aid, peerKmeId) => {
+      await database.query(`DELETE FROM reservation WHERE aid = $1 AND peer_kme_id = $2 AND state = 'BURNT'`, [aid, peerKmeId])
     },
   }
 }

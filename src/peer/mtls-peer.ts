@@ -26,6 +26,7 @@ import { createSessionClient, type PeerRequest, type PeerTls, type SessionClient
 import type { RekeyPolicy } from './session-life.ts'
 import {
   CALLS_PER_REQUEST_MAX,
+  DIFFERENCE_TOGETHER_BYTES_MAX,
   fallbackBlockPath,
   parsePeerBody,
   PEER_PROTOCOL,
@@ -190,10 +191,15 @@ export const createMtlsPeer = (options: MtlsPeerOptions): MtlsPeer => {
       work: (calls) => call(path, { calls: calls.map(write) }, (body) => read(body, calls.length)),
     })
 
+  const assignTogether = together<AssignmentOffer, AssignmentAnswer>(peerPaths.assignments, writeOffer, readAssignmentAnswers)
+  const assignAlone = (offer: AssignmentOffer): Promise<AssignmentAnswer> =>
+    call(peerPaths.assignments, { calls: [writeOffer(offer)] }, (body) => readAssignmentAnswers(body, 1)[0] as AssignmentAnswer)
+
   return {
     kmeId,
     available: () => breaker.isClosed(),
-    assign: together<AssignmentOffer, AssignmentAnswer>(peerPaths.assignments, writeOffer, readAssignmentAnswers),
+    assign: (offer) =>
+      (offer.difference?.length ?? 0) > DIFFERENCE_TOGETHER_BYTES_MAX ? assignAlone(offer) : assignTogether(offer),
     abort: together<AssignmentId, AbortAnswer>(peerPaths.aborts, (aid) => ({ aid }), readAbortAnswers),
     retire: together<Retirement, RetirementAnswer>(peerPaths.retirements, (retirement) => retirement, readRetirementAnswers),
     confirmBlock: together<BlockProposal, BlockAnswer>(peerPaths.blocks, writeProposal, readBlockAnswers),

@@ -6,6 +6,8 @@ import type { Assignment, HoldAnswer, UnitRun } from '../key-store/key-store.ts'
 export interface AssignmentOffer {
   readonly assignment: Assignment
   readonly commitment: Buffer
+  /** Of a copy: keys XOR units. */
+  readonly difference?: Buffer | undefined
 }
 
 /** `refused` besides the store's reasons: the peer does not serve these SAEs or does not allow the pair.

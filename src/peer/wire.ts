@@ -14,7 +14,7 @@ import {
   type KmeId,
   type SaeId,
 } from '../kernel/identifiers.ts'
-import type { UnitRun } from '../key-store/key-store.ts'
+import type { Assignment, UnitRun } from '../key-store/key-store.ts'
 import { SESSION_VERSION, type AgreementAnswer, type AgreementOffer } from './session-keys.ts'
 import type {
   AbortAnswer,
@@ -61,6 +61,8 @@ export const callOf = (target: string): string => {
 
 /** Most calls of one kind that travel in one request. */
 export const CALLS_PER_REQUEST_MAX = 64
+/** An assignment with a longer difference travels alone, so that as many as may travel together always fit. */
+export const DIFFERENCE_TOGETHER_BYTES_MAX = 32 * 1024
 const KEYS_PER_ASSIGNMENT_MAX = 1024
 /** Most units that one assignment, loan or retirement names. */
 export const UNITS_PER_ASSIGNMENT_MAX = 65_536
@@ -148,27 +150,36 @@ const readRuns = (value: unknown): UnitRun[] => {
   })
 }
 
-export const writeOffer = ({ assignment, commitment }: AssignmentOffer): object => ({
+export const writeOffer = ({ assignment, commitment, difference }: AssignmentOffer): object => ({
   ...assignment,
   commitment: commitment.toString('base64'),
+  ...(difference !== undefined && { difference: difference.toString('base64') }),
 })
 
 const readOffer = (value: unknown): AssignmentOffer => {
   const offer = members(value)
   const units = readRuns(offer['units'])
   if (units.length === 0) throw new BadRequest()
-  return {
-    assignment: {
-      aid: id<AssignmentId>(offer['aid'], parseAssignmentId),
-      masterSaeId: id<SaeId>(offer['masterSaeId'], parseSaeId),
-      slaveSaeIds: list(offer['slaveSaeIds'], 1, SLAVES_MAX).map((slave) => id<SaeId>(slave, parseSaeId)),
-      sizeBits: integer(offer['sizeBits'], 8, 1_048_576),
-      keyIds: list(offer['keyIds'], 1, KEYS_PER_ASSIGNMENT_MAX).map((keyId) => id<KeyId>(keyId, parseKeyId)),
-      units,
-      ttlS: integer(offer['ttlS'], 1, 31_536_000),
-    },
-    commitment: tag(offer['commitment']),
+  const assignment: Assignment = {
+    aid: id<AssignmentId>(offer['aid'], parseAssignmentId),
+    masterSaeId: id<SaeId>(offer['masterSaeId'], parseSaeId),
+    slaveSaeIds: list(offer['slaveSaeIds'], 1, SLAVES_MAX).map((slave) => id<SaeId>(slave, parseSaeId)),
+    sizeBits: integer(offer['sizeBits'], 8, 1_048_576),
+    keyIds: list(offer['keyIds'], 1, KEYS_PER_ASSIGNMENT_MAX).map((keyId) => id<KeyId>(keyId, parseKeyId)),
+    units,
+    ttlS: integer(offer['ttlS'], 1, 31_536_000),
   }
+  return {
+    assignment,
+    commitment: tag(offer['commitment']),
+    ...(offer['difference'] !== undefined && { difference: keyDifference(offer['difference'], assignment) }),
+  }
+}
+
+const keyDifference = (value: unknown, { sizeBits, keyIds }: Assignment): Buffer => {
+  const difference = typeof value === 'string' ? Buffer.from(value, 'base64') : undefined
+  if (difference?.length !== (sizeBits / 8) * keyIds.length) throw new BadRequest()
+  return difference
 }
 
 /** Reads a list of calls; one that is malformed is undefined and is refused alone. */

@@ -94,10 +94,19 @@ describe('a forged assignment', () => {
     ['no units', { units: [] }],
     ['a negative unit', { units: [{ blockId: randomUUID(), units: [-1] }] }],
     ['a commitment of 31 bytes', { commitment: Buffer.alloc(31).toString('base64') }],
+    ['a difference that is no text', { difference: 7 }],
+    ['a difference of another length than the keys', { difference: Buffer.alloc(31).toString('base64') }],
     ['nothing but an ID', { masterSaeId: undefined, slaveSaeIds: undefined, units: undefined }],
   ])('%s is refused as malformed', async (_row, changes) => {
     const call = await peer.offer(await peer.assignment(), changes)
     expect(await refusedAndTold(() => peer.assign(call))).toEqual(refused('malformed'))
+  })
+
+  it('with a difference that makes other keys than it proves is refused, and nothing is held', async () => {
+    const assignment = await peer.assignment()
+    const call = await peer.offer(assignment, { difference: Buffer.alloc(32, 1).toString('base64') })
+    expect(await refusedAndTold(() => peer.assign(call))).toEqual(refused('different'))
+    expect(await heldRow(assignment.aid)).toBeUndefined()
   })
 
   it('P09 a long ttl is cut to what this KME allows', async () => {

@@ -211,15 +211,26 @@ describe('multicast', () => {
     expect(await count()).toBe(before - 5)
   })
 
-  it('slaves at different KMEs are 400 and cost nothing, until keys are relayed', async () => {
+  it('slaves at different KMEs get the same bytes under the same IDs, each once', async () => {
     for (const [slave, others] of [
       ['bob', ['anna']],
       ['anna', ['bob']],
       ['bob', ['bert', 'anna']],
-      ['bob', ['carol']],
     ] as const) {
-      expectVerdict(await test.costsNothing(() => shared(slave, [...others])), { status: 400, message: 'f' })
+      const keys = keysOf(await shared(slave, [...others], { number: 2, size: 320 }))
+      for (const name of [slave, ...others]) {
+        expect(keysOf(await fetchKeys(test[name], 'alice', keys))).toEqual(keys)
+        expectVerdict(await fetchKeys(test[name], 'alice', keys), { status: 400, message: 'm5' })
+      }
     }
+  })
+
+  it('a slave at a KME that no key is shared with is 503 for all, and costs nothing', async () => {
+    const answer = await test.costsNothing(() => shared('bob', ['carol', 'anna']))
+    expect(verdict(answer)).toEqual({
+      status: 503,
+      message: 'no key material available: this KME has no link to the KME of the slave SAE',
+    })
   })
 
   it('a slave that is not named gets 401, also at the same KME', async () => {

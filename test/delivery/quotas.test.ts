@@ -132,7 +132,7 @@ describe('quotas of SAEs', () => {
     // carol is homed at a KME that is no peer of this one; the pair of alice and anna has seven keys a day.
     for (let i = 0; i < 3; i += 1) {
       const failed = await alice.post(`${K}anna/enc_keys`, { number: 7, additional_slave_SAE_IDs: ['carol'] })
-      expect(failed.status).toBe(400)
+      expect(failed.status).toBe(503)
     }
     await draw(alice, 'anna', { number: 7 })
     expect(verdict(await alice.post(`${K}anna/enc_keys`, {}))).toEqual({

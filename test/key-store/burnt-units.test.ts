@@ -16,6 +16,7 @@ import {
   depositBlock,
   fetchAt,
   holdAt,
+  KME_B,
   issueAt,
   loopBackPeer,
   oneKey,
@@ -96,8 +97,8 @@ describe('burnt units', () => {
     const blockId = await addBlock(stores, 8)
     const claimed = await burn(stores.a, blockId, [0])
     const { aid } = claimed.assignment
-    await expect(stores.a.store.giveBack(aid, 'R1')).resolves.toEqual([])
-    await expect(stores.a.store.giveBack(aid, 'R2')).resolves.toEqual([])
+    await expect(stores.a.store.giveBack(aid, KME_B, 'R1')).resolves.toEqual([])
+    await expect(stores.a.store.giveBack(aid, KME_B, 'R2')).resolves.toEqual([])
     await expect(stores.a.store.burn(aid, 'test')).resolves.toBe(0)
     await expect(issueAt(stores.a, claimed)).rejects.toMatchObject({ code: 'conflict' })
     await expect(claimUnits(stores.a, [{ blockId, units: [0] }])).rejects.toThrow('not free')
@@ -107,7 +108,7 @@ describe('burnt units', () => {
     const blockId = await addBlock(stores, 8)
     const { assignment } = await claimUnits(stores.a, [{ blockId, units: [0] }])
     await stores.a.store.markAborting(assignment.aid, 'test')
-    await stores.a.store.forgetBurnt(assignment.aid)
+    await stores.a.store.forgetBurnt(assignment.aid, KME_B)
     await expect(stores.a.store.unsettled()).resolves.toMatchObject([{ aid: assignment.aid, state: 'ABORTING' }])
   })
 

@@ -19,7 +19,7 @@ import {
   KME_A,
   KME_B,
   loopBackPeer,
-  onlyPeer,
+  onlyPeers,
   openTwoStores,
   releaseAt,
   silent,
@@ -44,7 +44,7 @@ interface Party {
 const startLending = async (end: End, peer: PeerKme, clock: Clock = systemClock): Promise<Party> => {
   const pool = createMemoryKeyPool({ policy: UNSHARED, clock: systemClock })
   await pool.rebuild(end.store.availableUnits())
-  const parts = { store: end.store, pool, peers: onlyPeer(peer), random: systemRandom, clock, log: silent }
+  const parts = { store: end.store, pool, peers: onlyPeers(peer), random: systemRandom, clock, log: silent }
   return { lending: createLending({ ...parts, lendFloorUnits: 0 }), pool }
 }
 

@@ -131,7 +131,7 @@ const cases: Case[] = [
     name: 'give back',
     prepare: async () => {
       const { assignment } = await claimUnits(stores.a, bothBlocks())
-      return { end: stores.a, operation: async () => unitCountOf(await stores.a.store.giveBack(assignment.aid, 'R1')) }
+      return { end: stores.a, operation: async () => unitCountOf(await stores.a.store.giveBack(assignment.aid, KME_B, 'R1')) }
     },
     outcome: 2,
   },

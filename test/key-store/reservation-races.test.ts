@@ -19,6 +19,7 @@ import {
   fetchForBob,
   hexOf,
   holdAt,
+  KME_B,
   issueAt,
   loopBackPeer,
   oneKey,
@@ -233,7 +234,7 @@ describe('marking a reservation as aborting', () => {
     const blockId = await addBlock(stores, 4)
     const { store } = stores.a
     const { assignment } = await claimUnits(stores.a, [{ blockId, units: [0] }])
-    if (fate === 'given back') await store.giveBack(assignment.aid, 'R1')
+    if (fate === 'given back') await store.giveBack(assignment.aid, KME_B, 'R1')
     if (fate === 'burnt') await store.burn(assignment.aid, 'test')
     if (fate === 'never made') await stores.a.database.query('DELETE FROM reservation')
     await expect(store.markAborting(assignment.aid, 'test')).resolves.toBe('gone')

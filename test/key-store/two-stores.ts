@@ -7,7 +7,7 @@ import { openDatabase, type Database } from '../../src/database/database.ts'
 import type { DeliveryLimits, SaeDirectory } from '../../src/delivery/delivery.ts'
 import type { DeliveredKeys } from '../../src/delivery/key-container.ts'
 import type { KeyRequest } from '../../src/delivery/key-request.ts'
-import { makeGetKey, type GetKey } from '../../src/delivery/get-key.ts'
+import { makeGetKey, type GetKey, type GetKeyParts } from '../../src/delivery/get-key.ts'
 import { createSettlement, type Settlement } from '../../src/delivery/settle-reservations.ts'
 import { systemClock, type Clock } from '../../src/kernel/clock.ts'
 import type { AssignmentId, BlockId, KeyId, KmeId, LinkId, SaeId } from '../../src/kernel/identifiers.ts'
@@ -78,34 +78,39 @@ export interface TwoStores extends AsyncDisposable {
   anotherProcess(end: End, options?: EndOptions): Promise<End>
 }
 
+/** A process of a KME. @param peerKmeId the KME at the other end of its link. */
+export const openEnd = async (kmeId: KmeId, peerKmeId: KmeId, url: string, options: EndOptions = {}): Promise<End> => {
+  const real = openDatabase({ url, connections: options.connections ?? 12, onError: () => undefined })
+  const passphrase = SecretBytes.take(Buffer.from('correct horse battery staple'))
+  const keyring = await openKeyring({
+    database: real,
+    random: systemRandom,
+    kmeId,
+    passphrase,
+    argon2MemoryKib: 8192,
+    argon2Passes: 1,
+  })
+  const database = options.database?.(real) ?? real
+  const processId = systemRandom.uuid()
+  const store = createKeyStore({
+    database,
+    keyring,
+    kmeId,
+    unitSizeBits: UNIT_SIZE_BITS,
+    retryWindowS: limits.retryWindowS,
+    processId,
+  })
+  return { kmeId, peerKmeId, processId, store, database: real }
+}
+
 export const openTwoStores = async (): Promise<TwoStores> => {
   const databases = { [KME_A]: await createTestDatabase(), [KME_B]: await createTestDatabase() }
   const opened: Database[] = []
 
   const open = async (kmeId: KmeId, options: EndOptions = {}): Promise<End> => {
-    const url = databases[kmeId]!.url
-    const real = openDatabase({ url, connections: options.connections ?? 12, onError: () => undefined })
-    opened.push(real)
-    const passphrase = SecretBytes.take(Buffer.from('correct horse battery staple'))
-    const keyring = await openKeyring({
-      database: real,
-      random: systemRandom,
-      kmeId,
-      passphrase,
-      argon2MemoryKib: 8192,
-      argon2Passes: 1,
-    })
-    const database = options.database?.(real) ?? real
-    const processId = systemRandom.uuid()
-    const store = createKeyStore({
-      database,
-      keyring,
-      kmeId,
-      unitSizeBits: UNIT_SIZE_BITS,
-      retryWindowS: limits.retryWindowS,
-      processId,
-    })
-    return { kmeId, peerKmeId: kmeId === KME_A ? KME_B : KME_A, processId, store, database: real }
+    const end = await openEnd(kmeId, kmeId === KME_A ? KME_B : KME_A, databases[kmeId]!.url, options)
+    opened.push(end.database)
+    return end
   }
 
   return {
@@ -119,8 +124,8 @@ export const openTwoStores = async (): Promise<TwoStores> => {
   }
 }
 
-/** One block at both ends, not released at either: kme-a issues its even units, kme-b the odd ones. */
-export const depositBlock = async ({ a, b }: TwoStores, unitCount: number): Promise<BlockId> => {
+/** One block at both ends, not released at either: `a` issues its even units, `b` the odd ones. */
+export const depositBlock = async ({ a, b }: Pick<TwoStores, 'a' | 'b'>, unitCount: number): Promise<BlockId> => {
   const blockId = systemRandom.uuid() as BlockId
   const bytes = systemRandom.fill(Buffer.alloc(UNIT_BYTES + unitCount * UNIT_BYTES))
   const depositAt = (end: End, issuedHere: IssuedHere): Promise<unknown> =>
@@ -145,7 +150,7 @@ export const releaseAt = async (end: End, blockId: BlockId): Promise<AvailableUn
 }
 
 /** A block that both ends may use. */
-export const addBlock = async (stores: TwoStores, unitCount: number): Promise<BlockId> => {
+export const addBlock = async (stores: Pick<TwoStores, 'a' | 'b'>, unitCount: number): Promise<BlockId> => {
   const blockId = await depositBlock(stores, unitCount)
   await releaseAt(stores.a, blockId)
   await releaseAt(stores.b, blockId)
@@ -158,7 +163,7 @@ export const loopBackPeer = (end: End, instead: Partial<PeerKme> = {}): PeerKme 
   return {
     kmeId,
     available: () => true,
-    assign: ({ assignment, commitment }) => store.hold(caller, assignment, commitment),
+    assign: ({ assignment, commitment, difference }) => store.hold(caller, assignment, commitment, difference),
     abort: async (aid) => (await store.voidAssignment(caller, aid)).outcome,
     retire: async ({ aid, units }) => {
       await store.voidAssignment(caller, aid)
@@ -172,14 +177,14 @@ export const loopBackPeer = (end: End, instead: Partial<PeerKme> = {}): PeerKme 
   }
 }
 
-/** The only peer a KME has. */
-export const onlyPeer = (peer: PeerKme): PeerDirectory => ({
-  named: (kmeId) => (kmeId === peer.kmeId ? peer : undefined),
+/** The only peers a KME has. */
+export const onlyPeers = (...peers: readonly PeerKme[]): PeerDirectory => ({
+  named: (kmeId) => peers.find((peer) => peer.kmeId === kmeId),
   statuses: () => [],
 })
 
-const everybodyShares: SaeDirectory = {
-  find: (saeId) => ({ saeId, kmeId: saeId === BOB ? KME_B : KME_A, enabled: true, sharesWith: [] }),
+const everybodyShares = (homeOf: (saeId: SaeId) => KmeId): SaeDirectory => ({
+  find: (saeId) => ({ saeId, kmeId: homeOf(saeId), enabled: true, sharesWith: [] }),
   mayShare: () => true,
   list: () => [],
   register: () => Promise.resolve(),
@@ -187,7 +192,7 @@ const everybodyShares: SaeDirectory = {
   setPair: () => Promise.resolve(),
   reload: () => Promise.resolve(),
   onChange: () => undefined,
-}
+})
 
 /** What answers SAEs at one end. */
 export interface Delivery {
@@ -196,29 +201,46 @@ export interface Delivery {
   readonly getKey: GetKey
 }
 
-/** @param store what to use instead of the end's own store. */
+export interface DeliveryOptions {
+  /** What to use instead of the end's own store. */
+  readonly store?: KeyStore
+  readonly clock?: Clock
+  /** Where SAEs are; bob at kme-b and all others at kme-a if left out. */
+  readonly homeOf?: (saeId: SaeId) => KmeId
+  /** None if left out. */
+  readonly takeFallback?: GetKeyParts['takeFallback']
+}
+
+const homeOfTwo = (saeId: SaeId): KmeId => (saeId === BOB ? KME_B : KME_A)
+
 export const startDelivery = async (
   end: End,
-  peer: PeerKme,
-  { store = end.store, clock = systemClock }: { store?: KeyStore; clock?: Clock } = {},
+  peer: PeerKme | readonly PeerKme[],
+  {
+    store = end.store,
+    clock = systemClock,
+    homeOf = homeOfTwo,
+    takeFallback = () => Promise.resolve(undefined),
+  }: DeliveryOptions = {},
 ): Promise<Delivery> => {
   const pool = createMemoryKeyPool({ policy: UNSHARED, clock })
-  const peers = onlyPeer(peer)
+  const peers = onlyPeers(...[peer].flat())
   const onBurnt = (): void => undefined
   const settlement = createSettlement({ store, pool, peers, burnAfterS: BURN_AFTER_S, onBurnt, clock, log: silent })
   const getKey = makeGetKey({
     kmeId: end.kmeId,
-    directory: everybodyShares,
+    directory: everybodyShares(homeOf),
     pool,
     store,
     peers,
     limits,
     settlement,
     borrow: () => Promise.resolve(false),
-    takeFallback: () => Promise.resolve(undefined),
+    takeFallback,
     retryAfterS: () => 2,
     accountOf: (masterSaeId) => masterSaeId,
     audit: createAuditLog(end.database),
+    clock,
     random: systemRandom,
     log: silent,
   })

@@ -9,10 +9,18 @@ interface BlockRow {
   done: string
 }
 
-const blocksOf = async (network: Network, name: KmeName): Promise<Map<string, BlockRow>> => {
+export interface LedgerLink {
+  readonly id: string
+  readonly ends: readonly [KmeName, KmeName]
+}
+
+const LINK_AB: LedgerLink = { id: 'a-b', ends: ['kme-a', 'kme-b'] }
+
+const blocksOf = async (network: Network, name: KmeName, link: LedgerLink): Promise<Map<string, BlockRow>> => {
   const rows = await network.query<BlockRow>(
     name,
-    `SELECT block_id, state, mine::text, taken::text, done::text FROM key_block WHERE link_id = 'a-b' AND state <> 'INGESTED'`,
+    `SELECT block_id, state, mine::text, taken::text, done::text FROM key_block WHERE link_id = $1 AND state <> 'INGESTED'`,
+    [link.id],
   )
   return new Map(rows.map((row) => [row.block_id, row]))
 }
@@ -21,14 +29,15 @@ const blocksOf = async (network: Network, name: KmeName): Promise<Map<string, Bl
 const wasGivenUp = ({ state, taken }: BlockRow): boolean => state === 'DESTROYED' && !taken.includes('1')
 
 /** Every disagreement between the two ends, in words; empty when the books balance. */
-export const imbalances = async (network: Network): Promise<string[]> => {
+export const imbalances = async (network: Network, link = LINK_AB): Promise<string[]> => {
   const faults: string[] = []
-  const atA = await blocksOf(network, 'kme-a')
-  const atB = await blocksOf(network, 'kme-b')
+  const [one, other] = link.ends
+  const atA = await blocksOf(network, one, link)
+  const atB = await blocksOf(network, other, link)
   for (const [blockId, a] of atA) {
     const b = atB.get(blockId)
     if (b === undefined) {
-      if (!wasGivenUp(a)) faults.push(`block ${blockId} is at kme-a only`)
+      if (!wasGivenUp(a)) faults.push(`block ${blockId} is at ${one} only`)
       continue
     }
     for (let unit = 0; unit < a.mine.length; unit += 1) {
@@ -41,9 +50,9 @@ export const imbalances = async (network: Network): Promise<string[]> => {
     }
   }
   for (const [blockId, b] of atB) {
-    if (!atA.has(blockId) && !wasGivenUp(b)) faults.push(`block ${blockId} is at kme-b only`)
+    if (!atA.has(blockId) && !wasGivenUp(b)) faults.push(`block ${blockId} is at ${other} only`)
   }
-  for (const name of ['kme-a', 'kme-b'] as const) {
+  for (const name of link.ends) {
     const [{ reserved }] = (await network.query<{ reserved: number }>(
       name,
       'SELECT count(*)::int AS reserved FROM reservation',
@@ -61,9 +70,11 @@ export const imbalances = async (network: Network): Promise<string[]> => {
 }
 
 /** Waits until the books balance; says what is wrong when they do not in time. */
-export const expectBalanced = async (network: Network): Promise<void> => {
+export const expectBalanced = async (network: Network, link = LINK_AB): Promise<void> => {
   let faults: string[] = []
-  await eventually('the books of both ends balance', async () => (faults = await imbalances(network)).length === 0).catch(() => {
-    throw new Error(`the books do not balance:\n${faults.slice(0, 20).join('\n')}`)
-  })
+  await eventually('the books of both ends balance', async () => (faults = await imbalances(network, link)).length === 0).catch(
+    () => {
+      throw new Error(`the books do not balance:\n${faults.slice(0, 20).join('\n')}`)
+    },
+  )
 }

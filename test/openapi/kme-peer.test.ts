@@ -43,7 +43,7 @@ describe('the peer API', () => {
   })
 
   it('allows what the code writes', () => {
-    ask(peerPaths.assignments, { calls: [writeOffer(offer)] })
+    ask(peerPaths.assignments, { calls: [writeOffer(offer), writeOffer({ ...offer, difference: Buffer.alloc(32, 9) })] })
     ask(peerPaths.aborts, { calls: [{ aid: UUID }] })
     ask(peerPaths.blocks, { calls: [writeProposal({ linkId: parseLinkId('a-b')!, blockId: parseBlockId(UUID)!, tag })] })
     ask(peerPaths.loans, { loanId: UUID, unitCount: 64 })
@@ -89,6 +89,10 @@ describe('the peer API', () => {
 
   it.each<[string, () => unknown]>([
     ['an assignment without units', () => ask(peerPaths.assignments, { calls: [{ ...writeOffer(offer), units: [] }] })],
+    [
+      'a difference that is no base64',
+      () => ask(peerPaths.assignments, { calls: [{ ...writeOffer(offer), difference: '-_-_' }] }),
+    ],
     ['no call', () => ask(peerPaths.aborts, { calls: [] })],
     ['a loan of nothing', () => ask(peerPaths.loans, { loanId: UUID, unitCount: 0 })],
     ['a refusal without reason', () => answer(peerPaths.assignments, { answers: [{ outcome: 'refused' }] })],
