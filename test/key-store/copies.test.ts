@@ -22,7 +22,7 @@ import {
   type Hub,
   type Spoke,
 } from './hub.ts'
-import { countAt, hexOf, loopBackPeer, startDelivery, type Delivery, type DeliveryOptions } from './two-stores.ts'
+import { blockAt, countAt, hexOf, loopBackPeer, startDelivery, type Delivery, type DeliveryOptions } from './two-stores.ts'
 
 let hub: Hub
 /** What the block of each spoke had taken when the test began. */
@@ -110,7 +110,11 @@ describe('keys for slaves at several KMEs', () => {
       // 1, 3 of 4, and 5 units at every KME that is not the master's, and no more.
       for (const spoke of spokes()) {
         expect(await taken(spoke)).toBe([slave, ...others].includes(spoke.slave) ? 18 : 0)
-        // What is fetched leaves nothing behind at the holder.
+        // What was issued and fetched is used up at both ends, and leaves nothing behind at the holder.
+        for (const end of [spoke.hub, spoke.holder]) {
+          const { taken: all, done } = await blockAt(end, spoke.blockId)
+          expect(done).toBe(all)
+        }
         expect(await countAt(spoke.holder, 'assignment WHERE difference IS NOT NULL')).toBe(0)
       }
       expect(await countAt(hub.hub, 'reservation')).toBe(0)

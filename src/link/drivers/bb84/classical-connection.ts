@@ -1,6 +1,6 @@
 /** The classical channel of a BB84 link as a connection: TLS between the two KMEs, each with the certificate it shows its peers. TLS keeps
  *  strangers away, who could otherwise use up authentication key; that nobody changes a word rests on the tags alone. */
-import { connect, createServer, type PeerCertificate, type TLSSocket } from 'node:tls'
+import { connect, createServer, type TLSSocket } from 'node:tls'
 import type { Duplex } from 'node:stream'
 import { certificateFactsOf, kmeIdOf } from '../../../http/client-identity.ts'
 import type { KmeId } from '../../../kernel/identifiers.ts'
@@ -35,7 +35,8 @@ export const connectToAlice = ({ host, port, peerKmeId, tls }: ClassicalAddress,
       host,
       port,
       ...contextOf(tls),
-      checkServerIdentity: (_host, certificate: PeerCertificate) => namesKme(certificate, peerKmeId),
+      // By the KME it names, below, and not by the host.
+      checkServerIdentity: () => undefined,
     })
     const stop = (): void => void socket.destroy(new Error('stopped'))
     signal.addEventListener('abort', stop, { once: true })
@@ -47,16 +48,22 @@ export const connectToAlice = ({ host, port, peerKmeId, tls }: ClassicalAddress,
     socket.once('secureConnect', () => {
       signal.removeEventListener('abort', stop)
       socket.off('error', refuse)
+      if (!isPeer(socket, peerKmeId)) {
+        reject(new Error(`the certificate at this address is not that of ${peerKmeId}`))
+        socket.on('error', () => {}).destroy()
+        return
+      }
       socket.setNoDelay(true)
       resolve(socket)
     })
     if (signal.aborted) stop()
   })
 
-const namesKme = (certificate: PeerCertificate, kmeId: KmeId): Error | undefined =>
-  (certificate.subjectaltname ?? '').split(', ').includes(`URI:urn:kme:kme:${kmeId}`)
-    ? undefined
-    : new Error(`the certificate at this address is not that of ${kmeId}`)
+/** One rule for both ends: a certificate that names several is nobody's. */
+const isPeer = (socket: TLSSocket, peerKmeId: KmeId): boolean => {
+  const facts = certificateFactsOf(socket)
+  return facts !== undefined && kmeIdOf(facts) === peerKmeId
+}
 
 /** Alice's end: waits for the one connection of the peer's station. Others are turned away; while a connection lasts nobody listens.
  *  @throws Error when the port is taken. */
@@ -77,8 +84,7 @@ export const acceptBob = ({ host, port, peerKmeId, tls }: ClassicalAddress, sign
       reject(error)
     })
     server.on('secureConnection', (socket: TLSSocket) => {
-      const facts = certificateFactsOf(socket)
-      if (facts === undefined || kmeIdOf(facts) !== peerKmeId || !server.listening) {
+      if (!isPeer(socket, peerKmeId) || !server.listening) {
         socket.on('error', () => {}).destroy()
         return
       }

@@ -48,8 +48,13 @@ export const openPulseSender = async (
       if (stream.destroyed) return
       if (stream.write(encodePhotonFrame({ type: 'pulses', burst, slots, pulses }))) return
       await new Promise<void>((resolve) => {
-        stream.once('drain', resolve)
-        stream.once('close', resolve)
+        const done = (): void => {
+          stream.off('drain', done)
+          stream.off('close', done)
+          resolve()
+        }
+        stream.on('drain', done)
+        stream.on('close', done)
       })
     },
   }
