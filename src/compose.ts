@@ -25,7 +25,7 @@ import {
   type RevocationListSight,
 } from './alarms/watch-conditions.ts'
 import { createAuditLog } from './audit/prisma-audit-log.ts'
-import { poolMarksOf, relayPolicyOf, type Config } from './config/config.ts'
+import { poolMarksOf, relayPairPolicyOf, relayPolicyOf, type Config } from './config/config.ts'
 import { readWebhookSecret } from './config/secrets.ts'
 import { openKeyring } from './custody/prisma-keyring.ts'
 import { openDatabase, type Database } from './database/database.ts'
@@ -446,6 +446,8 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       borrow: async (peerKmeId, unitCount) =>
         (await lending.borrow(peerKmeId, unitCount)) || (await relay.fetch(peerKmeId, unitCount)),
       takeFallback: fallback.take,
+      takeRelayed: relay.take,
+      relayPolicyOf: (masterSaeId, slaveSaeId) => relayPairPolicyOf(config, masterSaeId, slaveSaeId),
       retryAfterS: poolWatch.retryAfterS,
     })
     const getStatus = makeGetStatus({ ...deliveryParts, databaseAnswers: saes.isCurrent })

@@ -161,13 +161,15 @@ const bb84Link = z.strictObject({
   qberMax: z.number().min(0).max(0.5).default(0.11),
 })
 
+const RELAY_HOPS_MAX = 16
+
 const relayPolicy = {
   /** Over how many ways without a KME in common a block is split. */
   paths: z.int().min(1).max(4).optional(),
   /** Whether blocks are wrapped so that KMEs in between see nothing usable. */
   endToEnd: z.boolean().optional(),
   /** Most links that a block from here may pass; `relay.maxHops` if left out. */
-  maxHops: z.int().min(2).max(16).optional(),
+  maxHops: z.int().min(2).max(RELAY_HOPS_MAX).optional(),
   /** KMEs that must not be on the way. */
   avoid: z.array(kmeId).optional(),
   /** If there: no others may be on the way. */
@@ -185,9 +187,11 @@ const relay = z.strictObject({
   deadlineMs: z.int().min(500).max(20_000).default(4000),
   ...relayPolicy,
   /** Most links that a block may pass, of those from here and of those that pass here. */
-  maxHops: z.int().min(2).max(16).default(8),
+  maxHops: z.int().min(2).max(RELAY_HOPS_MAX).default(8),
   /** What is wanted for single peers. */
   perPeer: z.array(z.strictObject({ peer: kmeId, ...relayPolicy })).default([]),
+  /** What is wanted for single pairs of SAEs, besides what is wanted for the peer. */
+  pairs: z.array(z.strictObject({ master: saeId, slave: saeId, ...relayPolicy })).default([]),
   /** Ways an operator wants; several to one KME are tried in order. */
   routes: z.array(z.strictObject({ to: kmeId, via: z.array(kmeId).min(1).max(15) })).default([]),
 })
@@ -409,8 +413,9 @@ interface WellFormedParts {
   readonly fallback: readonly Partial<Config['pools']['fallback'][number]>[]
   readonly peers: readonly Partial<Config['peers'][number]>[]
   readonly links: readonly (Partial<z.output<typeof tcpLink>> | Partial<z.output<typeof bb84Link>>)[]
-  readonly relay: Partial<Omit<Config['relay'], 'routes' | 'perPeer'>>
+  readonly relay: Partial<Omit<Config['relay'], 'routes' | 'perPeer' | 'pairs'>>
   readonly relayPolicies: readonly Partial<Config['relay']['perPeer'][number]>[]
+  readonly relayPairs: readonly Partial<Config['relay']['pairs'][number]>[]
   readonly routes: readonly Partial<Config['relay']['routes'][number]>[]
   readonly saes: readonly Partial<Config['saes'][number]>[]
   readonly quotas: {
@@ -457,6 +462,9 @@ const wellFormedParts = (written: unknown): WellFormedParts => {
     relay: wellFormedMembers(relay, writtenRelay),
     relayPolicies: asList(asObject(writtenRelay)['perPeer']).map((entry) =>
       wellFormedMembers(relay.shape.perPeer.unwrap().element, entry),
+    ),
+    relayPairs: asList(asObject(writtenRelay)['pairs']).map((entry) =>
+      wellFormedMembers(relay.shape.pairs.unwrap().element, entry),
     ),
     routes: asList(asObject(writtenRelay)['routes']).map((entry) =>
       wellFormedMembers(relay.shape.routes.unwrap().element, entry),
@@ -562,9 +570,11 @@ const checkRelay = ({
   kmeId: own,
   relay: { enabled, maxHops },
   relayPolicies,
+  relayPairs,
   routes,
   peers,
   links,
+  saes,
 }: WellFormedParts): string[] => {
   const known = allIds(peers)
   const linked = new Set(links.map(({ peer: id }) => id))
@@ -581,6 +591,7 @@ const checkRelay = ({
       return linked.has(id) ? [`relay.perPeer[${i}].peer: a link leads to ${id}`] : []
     }),
     ...twice('relay.perPeer', 'peer', relayPolicies, ({ peer: id }) => id),
+    ...checkPairs('relay.pairs', relayPairs, saes),
     ...routes.flatMap(({ to, via }, i) => {
       const at = `relay.routes[${i}]`
       const faults: string[] = []
@@ -614,6 +625,14 @@ export const relayPolicyOf = ({ relay: all }: Config, peerKmeId: KmeId) => {
     avoid: own?.avoid ?? all.avoid ?? [],
     only: own?.only ?? all.only,
   }
+}
+
+/** What is wanted for keys of two SAEs besides, when they are relayed. */
+export const relayPairPolicyOf = ({ relay: { pairs } }: Config, master: SaeId, slave: SaeId) => {
+  const own = pairs.find((pair) => pair.master === master && pair.slave === slave)
+  if (own === undefined) return undefined
+  const { paths = 1, endToEnd = false, maxHops = RELAY_HOPS_MAX, avoid = [], only } = own
+  return { paths, endToEnd, maxHops, avoid, only }
 }
 
 const EVERY_ADDRESS = new Set(['0.0.0.0', '::', '[::]'])
@@ -708,6 +727,26 @@ type QuotaMembers = WellFormedParts['quotas']['defaults']
 /** A window as long as that is not counted any more. */
 const WINDOW_S_MAX = 86_400
 
+/** A list of pairs names SAEs that are there, and no pair twice. */
+const checkPairs = (
+  setting: string,
+  pairs: readonly { readonly master?: SaeId | undefined; readonly slave?: SaeId | undefined }[],
+  saes: WellFormedParts['saes'],
+): string[] => {
+  const known = allIds(saes)
+  const unknown = (at: string, id: string | undefined): string[] =>
+    id === undefined || known === undefined || known.has(id) ? [] : [`${at}: ${id} is not among the saes`]
+  return [
+    ...pairs.flatMap(({ master, slave }, i) => [
+      ...unknown(`${setting}[${i}].master`, master),
+      ...unknown(`${setting}[${i}].slave`, slave),
+    ]),
+    ...twice(setting, 'master', pairs, ({ master, slave }) =>
+      master === undefined || slave === undefined ? undefined : `the pair ${master} and ${slave}`,
+    ),
+  ]
+}
+
 const checkQuotas = ({ saes, quotas }: WellFormedParts): string[] => {
   const known = allIds(saes)
   const unknown = (setting: string, id: string | undefined): string[] =>
@@ -719,14 +758,8 @@ const checkQuotas = ({ saes, quotas }: WellFormedParts): string[] => {
       ...checkQuota(`quotas.saes[${i}]`, entry, quotas.defaults),
     ]),
     ...twice('quotas.saes', 'sae', quotas.saes, ({ sae: id }) => id),
-    ...quotas.pairs.flatMap((entry, i) => [
-      ...unknown(`quotas.pairs[${i}].master`, entry.master),
-      ...unknown(`quotas.pairs[${i}].slave`, entry.slave),
-      ...checkQuota(`quotas.pairs[${i}]`, entry),
-    ]),
-    ...twice('quotas.pairs', 'master', quotas.pairs, ({ master, slave }) =>
-      master === undefined || slave === undefined ? undefined : `the pair ${master} and ${slave}`,
-    ),
+    ...checkPairs('quotas.pairs', quotas.pairs, saes),
+    ...quotas.pairs.flatMap((entry, i) => checkQuota(`quotas.pairs[${i}]`, entry)),
   ]
 }
 

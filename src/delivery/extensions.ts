@@ -12,11 +12,28 @@ export interface RequestExtensions {
   /** `openkme_source`: the request insists on keys from QKD and takes none of the fallback source. Where it does not insist, QKD
    *  comes first anyway. */
   readonly qkdOnly: boolean
+  /** `openkme_paths`, `openkme_end_to_end`: how keys are to be relayed that pass other KMEs. */
+  readonly relay?: RelayExtensions
 }
+
+/** What the request insists on, and what it would like besides. */
+export interface RelayExtensions {
+  /** Over so many ways without a KME in common. */
+  readonly paths: number
+  readonly pathsWished: number
+  /** Wrapped so that KMEs on the way see nothing they could use. */
+  readonly endToEnd: boolean
+  readonly endToEndWished: boolean
+}
+
+const NO_RELAY: RelayExtensions = { paths: 1, pathsWished: 1, endToEnd: false, endToEndWished: false }
 
 export const NO_EXTENSIONS: RequestExtensions = { requestId: undefined, requestIdIsMandatory: false, qkdOnly: false }
 
-type Reader = (value: unknown, isMandatory: boolean) => Partial<RequestExtensions>
+/** @param before what was read so far. */
+type Reader = (value: unknown, isMandatory: boolean, before: RequestExtensions) => Partial<RequestExtensions>
+
+const PATHS_MAX = 4
 
 const readers: Readonly<Record<string, Reader>> = {
   openkme_request_id: (value, isMandatory) => {
@@ -27,6 +44,16 @@ const readers: Readonly<Record<string, Reader>> = {
   openkme_source: (value, isMandatory) => {
     if (value !== 'qkd') throw new BadRequest([{ parameter: 'openkme_source', reason: 'shall be "qkd"' }])
     return { qkdOnly: isMandatory }
+  },
+  openkme_paths: (value, isMandatory, { relay = NO_RELAY }) => {
+    if (typeof value !== 'number' || !Number.isInteger(value) || value < 1 || value > PATHS_MAX) {
+      throw new BadRequest([{ parameter: 'openkme_paths', reason: `shall be an integer between 1 and ${PATHS_MAX}` }])
+    }
+    return { relay: { ...relay, ...(isMandatory ? { paths: value } : { pathsWished: value }) } }
+  },
+  openkme_end_to_end: (value, isMandatory, { relay = NO_RELAY }) => {
+    if (typeof value !== 'boolean') throw new BadRequest([{ parameter: 'openkme_end_to_end', reason: 'shall be true or false' }])
+    return { relay: { ...relay, ...(isMandatory ? { endToEnd: value } : { endToEndWished: value }) } }
   },
 }
 
@@ -46,10 +73,10 @@ export const readExtensions = (mandatory: unknown, optional: unknown): RequestEx
   let extensions = NO_EXTENSIONS
   for (const [name, value] of parameters(optional, 'extension_optional')) {
     const reader = Object.hasOwn(readers, name) ? readers[name] : undefined
-    if (reader !== undefined) extensions = { ...extensions, ...reader(value, false) }
+    if (reader !== undefined) extensions = { ...extensions, ...reader(value, false, extensions) }
   }
   for (const [name, value] of wanted) {
-    extensions = { ...extensions, ...readers[name]?.(value, true) }
+    extensions = { ...extensions, ...readers[name]?.(value, true, extensions) }
   }
   return extensions
 }

@@ -9,21 +9,28 @@ import type { AssignmentId, KeyId, KmeId, SaeId } from '../kernel/identifiers.ts
 import type { Logger } from '../kernel/log.ts'
 import type { Random } from '../kernel/random.ts'
 import type { Account, KeyPool } from '../key-pool/key-pool.ts'
-import type {
-  Assignment,
-  Claim,
-  ClaimRequest,
-  Copy,
-  CopyProof,
-  KeyMaterial,
-  KeyStore,
-  PriorIssue,
-  UnitRun,
+import {
+  ANY_WAY,
+  bothPolicies,
+  coversPolicy,
+  meetsPolicy,
+  type Assignment,
+  type Claim,
+  type ClaimRequest,
+  type Copy,
+  type CopyProof,
+  type Issue,
+  type KeyMaterial,
+  type KeyStore,
+  type PriorIssue,
+  type RelayPolicy,
+  type UnitRun,
 } from '../key-store/key-store.ts'
 import type { PeerDirectory, PeerKme } from '../peer/peer.ts'
 import { createPeerAgreement, RETRY_PEER_S, type Offer } from './agree-with-peers.ts'
 import type { DeliveryLimits, SaeDirectory } from './delivery.ts'
 import type { DeliveredKeys } from './key-container.ts'
+import type { RelayExtensions } from './extensions.ts'
 import type { KeyRequest } from './key-request.ts'
 import { routeToSlaves, type Target } from './route-to-slaves.ts'
 import type { Settlement } from './settle-reservations.ts'
@@ -44,6 +51,15 @@ export interface GetKeyParts {
   readonly accountOf: (masterSaeId: SaeId, slaveSaeId: SaeId) => Account
   /** Units of the fallback source, for a peer whose pool is exhausted. Undefined where it is off, or gives none now. */
   readonly takeFallback: (peerKmeId: KmeId, unitCount: number) => Promise<readonly UnitRun[] | undefined>
+  /** Keys relayed for one request, for a peer that no link leads to (docs/relay.md). `not-relayed`: one does. `no-way`: the network has no
+   *  such ways. */
+  readonly takeRelayed: (
+    peerKmeId: KmeId,
+    unitCount: number,
+    policy: RelayPolicy,
+  ) => Promise<readonly UnitRun[] | 'not-relayed' | 'no-way' | 'not-now'>
+  /** How the operator wants keys of two SAEs relayed. */
+  readonly relayPolicyOf: (masterSaeId: SaeId, slaveSaeId: SaeId) => RelayPolicy | undefined
   readonly audit: AuditLog
   readonly clock: Clock
   readonly random: Random
@@ -67,6 +83,24 @@ interface Wanted {
   readonly sizeBits: number
   readonly requestId: string | undefined
   readonly qkdOnly: boolean
+  readonly relay: RelayWanted
+}
+
+/** How keys are to be relayed that pass other KMEs; undefined: in whatever way. */
+interface RelayWanted {
+  readonly must: RelayPolicy | undefined
+  /** Tried first, where it is more. */
+  readonly wish: RelayPolicy | undefined
+  /** Whether the request says anything of it: then it is told what it got. */
+  readonly isAsked: boolean
+  /** Whether it insists: then keys that cannot be had are its mistake (clause 6.2). */
+  readonly isMandatory: boolean
+}
+
+/** Units of each target's pool. */
+interface TakenUnits {
+  readonly units: readonly (readonly UnitRun[])[]
+  readonly fromFallback: boolean
 }
 
 export type GetKey = (masterSaeId: SaeId, slave: string, request: KeyRequest) => Promise<DeliveredKeys>
@@ -84,9 +118,35 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
     const slavesHere = targets.find((target) => target.kmeId === kmeId)?.slaveSaeIds ?? []
     // No link joins two SAEs at one KME: their keys come from the system's random source.
     if (extensions.qkdOnly && peerTargets.length === 0) throw new BadRequest(undefined, OPTIONS_NOT_MET)
-    const wanted: Wanted = { masterSaeId, slaveSaeIds, peerTargets, slavesHere, number, sizeBits, ...extensions }
-    if (extensions.requestId === undefined) return deliverFresh(wanted)
-    return deliverOnce(wanted, extensions.requestId, extensions.requestIdIsMandatory)
+    const { requestId, qkdOnly } = extensions
+    const relay = relayWanted(masterSaeId, slaveSaeIds, extensions.relay)
+    const wanted: Wanted = { masterSaeId, slaveSaeIds, peerTargets, slavesHere, number, sizeBits, requestId, qkdOnly, relay }
+    if (requestId === undefined) return deliverFresh(wanted)
+    return deliverOnce(wanted, requestId, extensions.requestIdIsMandatory)
+  }
+
+  /** What the operator wants for the master and each of the slaves, and the request besides. */
+  const relayWanted = (masterSaeId: SaeId, slaveSaeIds: readonly SaeId[], asked: RelayExtensions | undefined): RelayWanted => {
+    const ofPairs = slaveSaeIds
+      .map((slaveSaeId) => parts.relayPolicyOf(masterSaeId, slaveSaeId))
+      .reduce((all, one) => (all === undefined || one === undefined ? (all ?? one) : bothPolicies(all, one)), undefined)
+    if (asked === undefined) return { must: ofPairs, wish: undefined, isAsked: false, isMandatory: false }
+    const { paths, endToEnd, pathsWished, endToEndWished } = asked
+    const isMandatory = paths > 1 || endToEnd
+    const insisted = bothPolicies(ofPairs ?? ANY_WAY, { ...ANY_WAY, paths, endToEnd })
+    const wish = bothPolicies(insisted, { ...ANY_WAY, paths: pathsWished, endToEnd: endToEndWished })
+    return {
+      must: isMandatory ? insisted : ofPairs,
+      wish: coversPolicy(insisted, wish) ? undefined : wish,
+      isAsked: true,
+      isMandatory,
+    }
+  }
+
+  /** Whether all units were relayed like that. Those that a link gave to both ends were not relayed. */
+  const areRelayed = async (units: readonly UnitRun[], policy: RelayPolicy): Promise<boolean> => {
+    const relayed = await store.relayedOver(units.map((run) => run.blockId))
+    return [...relayed.values()].every((one) => meetsPolicy(one, policy))
   }
 
   /** Extension openkme_request_id: equal requests within the retry window get one answer. */
@@ -115,11 +175,12 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
       if (prior === 'spent' || material === undefined) {
         throw new BadRequest(undefined, mandatory ? OPTIONS_NOT_MET : 'not all extension_optional request options handled')
       }
-      if (wanted.qkdOnly && material.fallbackKeys.size > 0) {
+      const { must = ANY_WAY } = wanted.relay
+      if ((wanted.qkdOnly && material.fallbackKeys.size > 0) || !coversPolicy(prior.relay ?? ANY_WAY, must)) {
         material.bytes.wipe()
         throw new BadRequest(undefined, OPTIONS_NOT_MET)
       }
-      return toDelivered(prior.assignment, material)
+      return toDelivered(prior.assignment, material, wanted.relay, prior.relay)
     } finally {
       inFlight.delete(name)
       finished()
@@ -148,14 +209,14 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
     claim: (assignment: Assignment, copies: readonly Copy[], fromFallback: boolean) => Promise<T | 'conflict'>,
   ) => {
     for (let attempt = 1; attempt <= CLAIM_ATTEMPTS; attempt += 1) {
-      const { units, fromFallback } = await takeUnits(wanted, targets)
+      const { units, fromFallback, met } = await takeUnits(wanted, targets)
       const assignment = toAssignment(wanted, units[0] as readonly UnitRun[])
       const copies = targets.slice(1).map(({ kmeId: peerKmeId, slaveSaeIds }, i) => ({
         peerKmeId,
         assignment: { ...assignment, slaveSaeIds, units: units[i + 1] as readonly UnitRun[] },
       }))
       const claimed = await claim(assignment, copies, fromFallback)
-      if (claimed !== 'conflict') return { assignment, copies, claimed }
+      if (claimed !== 'conflict') return { assignment, copies, claimed, met }
       // Units of the fallback source that another process was quicker to use; they are in no pool.
       if (fromFallback) continue
       const targetKmeIds = targets.map((target) => target.kmeId)
@@ -165,16 +226,32 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
     throw new Unavailable()
   }
 
-  /** As many units for each target, or none for any. */
+  /** As many units for each target, or none for any. @returns also how all of them were relayed at least. */
   const takeUnits = async (
     wanted: Wanted,
     targets: readonly Target[],
-  ): Promise<{ units: readonly (readonly UnitRun[])[]; fromFallback: boolean }> => {
+  ): Promise<TakenUnits & { readonly met: RelayPolicy | undefined }> => {
+    const { must, wish } = wanted.relay
+    if (wish !== undefined) {
+      try {
+        return { ...(await takeUnitsLike(wanted, targets, wish)), met: wish }
+      } catch (error) {
+        if (!(error instanceof KeysExhausted || error instanceof BadRequest)) throw error
+      }
+    }
+    return { ...(await takeUnitsLike(wanted, targets, must)), met: must }
+  }
+
+  const takeUnitsLike = async (
+    wanted: Wanted,
+    targets: readonly Target[],
+    policy: RelayPolicy | undefined,
+  ): Promise<TakenUnits> => {
     const units: (readonly UnitRun[])[] = []
     let fromFallback = false
     try {
       for (const target of targets) {
-        const taken = await takeUnitsFor(wanted, target, targets.length === 1)
+        const taken = await takeUnitsFor(wanted, target, policy, targets.length === 1)
         units.push(taken.units)
         fromFallback = taken.fromFallback
       }
@@ -185,24 +262,40 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
     return { units, fromFallback }
   }
 
-  /** From the pool, else borrowed, else of the fallback source; never some of each, so that one unit does not mark many keys.
+  /** From the pool, else relayed as they are wanted, else borrowed, else of the fallback source; never some of each, so that one unit does
+   *  not mark many keys.
+   *  @param policy undefined: relayed or not, in whatever way.
    *  @param mayFallBack not for keys of several KMEs: the SAEs of one would not be told how the keys went to another. */
   const takeUnitsFor = async (
     wanted: Wanted,
     { kmeId: target, slaveSaeIds }: Target,
+    policy: RelayPolicy | undefined,
     mayFallBack: boolean,
   ): Promise<{ units: readonly UnitRun[]; fromFallback: boolean }> => {
     const unitCount = unitCountOf(wanted)
     const account = parts.accountOf(wanted.masterSaeId, slaveSaeIds[0] as SaeId)
     for (let attempt = 1; ; attempt += 1) {
       const taken = await pool.take(target, account, unitCount)
-      if ('units' in taken) return { units: taken.units, fromFallback: false }
+      if ('units' in taken) {
+        let suit = false
+        try {
+          suit = policy === undefined || (await areRelayed(taken.units, policy))
+        } finally {
+          if (!suit) await pool.giveBack(target, taken.units)
+        }
+        if (suit) return { units: taken.units, fromFallback: false }
+      }
+      const missing = 'missing' in taken ? taken.missing : unitCount
+      const relayed = policy === undefined ? 'not-relayed' : await parts.takeRelayed(target, unitCount, policy)
+      if (relayed === 'no-way' && wanted.relay.isMandatory) throw new BadRequest(undefined, OPTIONS_NOT_MET)
+      if (relayed === 'no-way' || relayed === 'not-now') throw new KeysExhausted(parts.retryAfterS(target, missing))
+      if (relayed !== 'not-relayed') return { units: relayed, fromFallback: false }
       // Several requests may share one loan; whoever finds it used up asks for another.
       const mayBorrow = target !== kmeId && attempt <= CLAIM_ATTEMPTS
-      if (mayBorrow && (await parts.borrow(target, taken.missing))) continue
-      const fallsBack = mayFallBack && !wanted.qkdOnly && target !== kmeId
+      if (mayBorrow && (await parts.borrow(target, missing))) continue
+      const fallsBack = mayFallBack && !wanted.qkdOnly && policy === undefined && target !== kmeId
       const units = fallsBack ? await parts.takeFallback(target, unitCount) : undefined
-      if (units === undefined) throw new KeysExhausted(parts.retryAfterS(target, taken.missing))
+      if (units === undefined) throw new KeysExhausted(parts.retryAfterS(target, missing))
       return { units, fromFallback: true }
     }
   }
@@ -214,11 +307,12 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
       assignment,
       requestId: wanted.requestId,
       retryWindowS: limits.retryWindowS,
+      relay: wanted.relay.wish ?? wanted.relay.must,
     })
     try {
       const here = [{ kmeId, slaveSaeIds: wanted.slavesHere }]
-      const { assignment, claimed } = await tryClaims(wanted, here, (candidate) => store.issueLocally(issue(candidate)))
-      return toDelivered(assignment, claimed)
+      const { assignment, claimed, met } = await tryClaims(wanted, here, (candidate) => store.issueLocally(issue(candidate)))
+      return toDelivered(assignment, claimed, wanted.relay, met)
     } catch (error) {
       throw error instanceof Conflict ? new Unavailable(1, { cause: error }) : error
     }
@@ -238,7 +332,7 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
 
   const deliverWithPeers = async (wanted: Wanted): Promise<DeliveredKeys> => {
     const asked = findPeers(wanted)
-    const { assignment, copies, claimed } = await tryClaims(wanted, wanted.peerTargets, async (candidate, ...more) => {
+    const { assignment, copies, claimed, met } = await tryClaims(wanted, wanted.peerTargets, async (candidate, ...more) => {
       try {
         return await store.claim(toClaim(wanted, candidate, ...more))
       } catch (error) {
@@ -249,24 +343,24 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
     })
     try {
       await agreement.reach(toOffers(asked, toClaim(wanted, assignment, copies), claimed))
-      await commitIssue(wanted, assignment, copies, claimed.material.fallbackKeys.size > 0)
+      await commitIssue(wanted, assignment, copies, { fromFallback: claimed.material.fallbackKeys.size > 0, relay: met })
     } catch (error) {
       claimed.material.bytes.wipe()
       throw error
     }
-    return toDelivered(assignment, claimed.material)
+    return toDelivered(assignment, claimed.material, wanted.relay, met)
   }
 
   const commitIssue = async (
     { peerTargets, slavesHere, requestId }: Wanted,
     assignment: Assignment,
     copies: readonly Copy[],
-    fromFallback: boolean,
+    source: Pick<Issue, 'fromFallback' | 'relay'>,
   ): Promise<void> => {
     const peerKmeId = (peerTargets[0] as Target).kmeId
     const { retryWindowS } = limits
     try {
-      await store.issue({ peerKmeId, assignment, copies, slavesHere, requestId, retryWindowS, fromFallback })
+      await store.issue({ peerKmeId, assignment, copies, slavesHere, requestId, retryWindowS, ...source })
     } catch (error) {
       // The commit may have happened although its answer was lost. Only the database can say.
       if ((await parts.settlement.abort(assignment.aid, 'the issue was not confirmed')) !== 'issued') {
@@ -298,13 +392,20 @@ const toOffers = (peers: readonly PeerKme[], { assignment, copies = [] }: ClaimR
   return told.map((offer, i) => ({ ...offer, peer: peers[i] as PeerKme }))
 }
 
-const toDelivered = (assignment: Assignment, material: KeyMaterial): DeliveredKeys => ({
+/** @param met how the keys were relayed at least. */
+const toDelivered = (
+  assignment: Assignment,
+  material: KeyMaterial,
+  { isAsked }: RelayWanted,
+  met: RelayPolicy | undefined,
+): DeliveredKeys => ({
   keys: assignment.keyIds.map((keyId, position) => ({
     keyId,
     sizeBits: assignment.sizeBits,
     fromFallback: material.fallbackKeys.has(position),
   })),
   bytes: material.bytes,
+  ...(isAsked && { relayed: { paths: met?.paths ?? 1, endToEnd: met?.endToEnd ?? false } }),
 })
 
 const isSameRequest = ({ assignment }: PriorIssue, wanted: Wanted): boolean =>

@@ -10,6 +10,8 @@ export interface DeliveredKeys {
   readonly keys: readonly { readonly keyId: KeyId; readonly sizeBits: number; readonly fromFallback: boolean }[]
   /** The keys one after the other. */
   readonly bytes: SecretBytes
+  /** For who asked how they were relayed. */
+  readonly relayed?: { readonly paths: number; readonly endToEnd: boolean }
 }
 
 const OPEN = Buffer.from('{"keys":[', 'latin1')
@@ -18,16 +20,22 @@ const KEY = Buffer.from('","key":"', 'latin1')
 const END_OF_KEY = Buffer.from('"}', 'latin1')
 /** Marks a key that does not come from QKD alone. */
 const END_OF_FALLBACK_KEY = Buffer.from('","key_extension":{"openkme_source":"fallback"}}', 'latin1')
-const CLOSE = Buffer.from(']}', 'latin1')
+const CLOSE = ']}'
 const COMMA = 0x2c
 const KEY_ID_BYTES = 36
 
+const endOf = (relayed: DeliveredKeys['relayed']): string =>
+  relayed === undefined
+    ? CLOSE
+    : `],"key_container_extension":{"openkme_paths":${relayed.paths},"openkme_end_to_end":${relayed.endToEnd}}}`
+
 /** The JSON text of a Key container. Wipes the keys it was given. */
-export const toKeyContainer = ({ keys, bytes }: DeliveredKeys): Buffer => {
+export const toKeyContainer = ({ keys, bytes, relayed }: DeliveredKeys): Buffer => {
+  const close = endOf(relayed)
   const perKey = KEY_ID.length + KEY_ID_BYTES + KEY.length
-  const endOf = (fromFallback: boolean): Buffer => (fromFallback ? END_OF_FALLBACK_KEY : END_OF_KEY)
-  let length = OPEN.length + CLOSE.length + keys.length - 1
-  for (const { sizeBits, fromFallback } of keys) length += perKey + base64Length(sizeBits / 8) + endOf(fromFallback).length
+  const endOfKey = (fromFallback: boolean): Buffer => (fromFallback ? END_OF_FALLBACK_KEY : END_OF_KEY)
+  let length = OPEN.length + close.length + keys.length - 1
+  for (const { sizeBits, fromFallback } of keys) length += perKey + base64Length(sizeBits / 8) + endOfKey(fromFallback).length
   const container = Buffer.allocUnsafeSlow(length)
   bytes.use((source) => {
     let at = OPEN.copy(container, 0)
@@ -39,9 +47,9 @@ export const toKeyContainer = ({ keys, bytes }: DeliveredKeys): Buffer => {
       at += KEY.copy(container, at)
       at = writeBase64(container, at, source, read, read + sizeBits / 8)
       read += sizeBits / 8
-      at += endOf(fromFallback).copy(container, at)
+      at += endOfKey(fromFallback).copy(container, at)
     })
-    CLOSE.copy(container, at)
+    container.write(close, at, 'latin1')
   })
   bytes.wipe()
   return container

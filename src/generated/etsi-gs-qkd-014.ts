@@ -131,7 +131,9 @@ export interface components {
             /**
              * @description Parameters the KME may ignore. It honours `openkme_request_id` (a UUID): the same caller repeating the same request
              *     with the same ID within the retry window gets the same keys again instead of new ones. In `extension_mandatory` it
-             *     also honours `openkme_source` with the value `qkd`: no key of the fallback source.
+             *     also honours `openkme_source` with the value `qkd`: no key of the fallback source. `openkme_paths` (1 to 4) and
+             *     `openkme_end_to_end` (true or false) say how keys are relayed that pass other KMEs: split over so many ways without a KME in
+             *     common, wrapped end to end. Only wished for and not met, they change nothing.
              */
             extension_optional?: components["schemas"]["Extension"][] | null;
         };
@@ -153,6 +155,7 @@ export interface components {
         /** @description Table 11 */
         KeyContainer: {
             keys: components["schemas"]["Key"][];
+            /** @description Only for a request with `openkme_paths` or `openkme_end_to_end`: what its keys meet, as `{"openkme_paths":2,"openkme_end_to_end":true}`. */
             key_container_extension?: {
                 [key: string]: unknown;
             };

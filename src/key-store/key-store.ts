@@ -6,6 +6,9 @@
 import type { AssignmentId, BlockId, KeyId, KmeId, LinkId, SaeId } from '../kernel/identifiers.ts'
 import type { SecretBytes } from '../kernel/secret-bytes.ts'
 import type { ReservationState } from './key-states.ts'
+import type { RelayedOver, RelayPolicy } from './relayed-over.ts'
+
+export { ANY_WAY, bothPolicies, coversPolicy, meetsPolicy, type RelayedOver, type RelayPolicy } from './relayed-over.ts'
 
 /** Some units of one block, by their index in the block, in the order they are used. */
 export interface UnitRun {
@@ -63,14 +66,6 @@ export interface LinkSecurity {
   /** The sum of all epsilons of all blocks: the probability that anything at all went wrong is at most this. */
   readonly epsilonSum: number
   readonly tagBits: number
-}
-
-/** How a block came to a KME that no link leads to. */
-export interface RelayedOver {
-  /** The KMEs in between, of each way that a part of the block took. */
-  readonly ways: readonly (readonly KmeId[])[]
-  /** Whether the two ends wrapped every part, so that no KME in between could read it. */
-  readonly endToEnd: boolean
 }
 
 export interface NewBlock {
@@ -186,6 +181,8 @@ export interface Issue {
   readonly retryWindowS: number
   /** Whether a key holds units of the fallback source; goes into the audit record. */
   readonly fromFallback?: boolean
+  /** How the units were relayed at least. */
+  readonly relay?: RelayPolicy | undefined
 }
 
 export interface UnsettledReservation {
@@ -214,6 +211,7 @@ export interface FetchedKeys {
 export interface PriorIssue {
   readonly assignment: Assignment
   readonly peerKmeId: KmeId
+  readonly relay: RelayPolicy | undefined
 }
 
 /** Counts for status, metrics and the ledger, per peer KME. Blocks of the fallback source are not among them. */
@@ -231,6 +229,8 @@ export interface KeyStore {
   /** INGESTED: sealed and durable, not yet usable. `duplicate` when this device block is known already. */
   deposit(block: NewBlock): Promise<'stored' | 'duplicate'>
   linkSecurity(linkId: LinkId): Promise<LinkSecurity>
+  /** How those of the blocks came that were relayed. */
+  relayedOver(blockIds: readonly BlockId[]): Promise<ReadonlyMap<BlockId, RelayedOver>>
   pendingBlocks(linkId: LinkId): Promise<readonly PendingBlock[]>
   /** Units of the link's INGESTED blocks. */
   pendingUnits(linkId: LinkId): Promise<number>

@@ -3,7 +3,7 @@ import type { Keyring } from '../custody/custody.ts'
 import { isContention, outcomeUnknown, sqlState } from '../database/database.ts'
 import type { AssignmentId, BlockId, KeyId, KmeId } from '../kernel/identifiers.ts'
 import { openDifference, type DifferencePlace, type SealedDifference } from './difference.ts'
-import type { Assignment } from './key-store.ts'
+import type { Assignment, RelayPolicy } from './key-store.ts'
 import type { MaterialRequest, OpenBlocks } from './prisma-open-blocks.ts'
 import { OverlappingUnits } from './unit-bits.ts'
 
@@ -21,14 +21,14 @@ export const separable = (error: unknown): boolean =>
  *  in one order. */
 export const insertAssignments = (parameter: number): string => `
 INSERT INTO assignment (aid, role, peer_kme_id, state, master_sae_id, slave_sae_ids, size_bits, key_count, units, fetched,
-  difference, difference_dek, difference_term, request_id, expires_at, ended_at)
+  difference, difference_dek, difference_term, request_id, relay_policy, expires_at, ended_at)
 SELECT t.aid, t.role, t.peer, 'ISSUED', t.master, t.slaves, t.size_bits, t.key_count, t.units,
   coalesce(t.fetched, repeat('0', t.key_count * cardinality(t.slaves)))::varbit,
   decode(t.difference, 'base64'), decode(t.difference_dek, 'base64'), t.difference_term,
-  t.request_id, now() + t.life_s * interval '1 second', CASE WHEN t.ended THEN now() END
+  t.request_id, t.relay_policy, now() + t.life_s * interval '1 second', CASE WHEN t.ended THEN now() END
 FROM jsonb_to_recordset($${parameter}::text::jsonb) AS t(aid uuid, role text, peer text, master text, slaves text[], size_bits int,
-  key_count int, units jsonb, fetched text, difference text, difference_dek text, difference_term int, request_id uuid, life_s int,
-  ended boolean)
+  key_count int, units jsonb, fetched text, difference text, difference_dek text, difference_term int, request_id uuid, relay_policy jsonb,
+  life_s int, ended boolean)
 ORDER BY t.master, t.request_id`
 
 /** SQL: key IDs of assignments. */
@@ -48,6 +48,7 @@ export const assignmentRow = (
     lifeS: number
     ended: boolean
     requestId?: string | undefined
+    relay?: RelayPolicy | undefined
     fetched?: string
     difference?: SealedDifference | undefined
   },
@@ -65,6 +66,7 @@ export const assignmentRow = (
   difference_dek: more.difference?.wrappedDek.toString('base64') ?? null,
   difference_term: more.difference?.term ?? null,
   request_id: more.requestId ?? null,
+  relay_policy: more.relay ?? null,
   life_s: more.lifeS,
   ended: more.ended,
 })

@@ -12,6 +12,7 @@ import {
   type AvailableUnits,
   type KeyStore,
   type NewBlock,
+  type RelayedOver,
   type SecurityStatement,
   type StoreCounts,
   type UnitRun,
@@ -157,6 +158,7 @@ type BlockMethods = Pick<
   KeyStore,
   | 'deposit'
   | 'linkSecurity'
+  | 'relayedOver'
   | 'pendingBlocks'
   | 'pendingUnits'
   | 'unusedUnits'
@@ -200,6 +202,14 @@ export const blockMethods = ({ database, keyring, reader, kmeId, unitSizeBits }:
       epsilonSum: row.epsilon_sum,
       tagBits: Number(row.tag_bits),
     }
+  },
+
+  relayedOver: async (blockIds) => {
+    const rows = await database.query<{ block_id: BlockId; relayed: RelayedOver }>(
+      `SELECT block_id, relayed FROM key_block WHERE block_id = ANY($1::uuid[]) AND relayed IS NOT NULL`,
+      [blockIds],
+    )
+    return new Map(rows.map((row) => [row.block_id, row.relayed]))
   },
 
   pendingBlocks: async (linkId: LinkId) => {

@@ -18,6 +18,7 @@ import {
   type KeyMaterial,
   type KeyStore,
   type Proof,
+  type RelayPolicy,
   type UnitRun,
 } from './key-store.ts'
 import {
@@ -228,6 +229,7 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
           lifeS: issue.assignment.ttlS,
           ended: false,
           requestId: issue.requestId,
+          relay: issue.relay,
         }),
       )
       return take(ISSUE_LOCALLY, issues, [
@@ -318,7 +320,7 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
 
     priorIssue: async (masterSaeId, requestId) => {
       const rows = await database.query<PriorRow>(
-        `SELECT a.aid, a.peer_kme_id, a.slave_sae_ids, a.size_bits, a.units, a.ended_at IS NOT NULL OR
+        `SELECT a.aid, a.peer_kme_id, a.slave_sae_ids, a.size_bits, a.units, a.relay_policy, a.ended_at IS NOT NULL OR
            a.created_at + $3::int * interval '1 second' <= now() AS spent,
            (SELECT array_agg(k.key_id ORDER BY k.position) FROM assigned_key k WHERE k.aid = a.aid)::text[] AS key_ids
          FROM assignment a WHERE a.master_sae_id = $1 AND a.request_id = $2::uuid`,
@@ -329,6 +331,7 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
       if (row.spent) return 'spent'
       return {
         peerKmeId: row.peer_kme_id,
+        relay: row.relay_policy ?? undefined,
         assignment: {
           aid: row.aid,
           masterSaeId,
@@ -354,13 +357,13 @@ const isHeldHere = ({ slavesHere = [] }: Issue): boolean => slavesHere.length > 
 
 /** The row of keys that other KMEs hold: all of them, or this one too for its own SAEs. */
 const issuedRow = (issue: Issue): object => {
-  const { peerKmeId, assignment, requestId, slavesHere = [] } = issue
+  const { peerKmeId, assignment, requestId, relay, slavesHere = [] } = issue
   if (isHeldHere(issue)) {
     const fetched = fetchedElsewhere(assignment, slavesHere)
-    return assignmentRow('local', peerKmeId, assignment, { lifeS: assignment.ttlS, ended: false, requestId, fetched })
+    return assignmentRow('local', peerKmeId, assignment, { lifeS: assignment.ttlS, ended: false, requestId, relay, fetched })
   }
   const ended = requestId === undefined
-  return assignmentRow('issuer', peerKmeId, assignment, { lifeS: issue.retryWindowS, ended, requestId })
+  return assignmentRow('issuer', peerKmeId, assignment, { lifeS: issue.retryWindowS, ended, requestId, relay })
 }
 
 /** @returns the first error if there is one, and then no key bytes are left. */
@@ -377,6 +380,7 @@ interface PriorRow extends Record<string, unknown> {
   slave_sae_ids: SaeId[]
   size_bits: number
   units: UnitRun[]
+  relay_policy: RelayPolicy | null
   spent: boolean
   key_ids: KeyId[]
 }

@@ -6,7 +6,15 @@ import type { KmeId, LinkId } from '../kernel/identifiers.ts'
 import type { Logger } from '../kernel/log.ts'
 import type { Random } from '../kernel/random.ts'
 import type { KeyPool, PoolCeilings, PoolMarks } from '../key-pool/key-pool.ts'
-import { relayLinkId, type KeyStore, type PadStore, type PendingBlock, type ShareStore } from '../key-store/key-store.ts'
+import {
+  relayLinkId,
+  type AvailableUnits,
+  type KeyStore,
+  type PadStore,
+  type PendingBlock,
+  type RelayPolicy,
+  type ShareStore,
+} from '../key-store/key-store.ts'
 import { blockIdOf, type BlockAgreement } from '../link/link.ts'
 import type { RelayPartner } from '../peer/peer.ts'
 import type { Processes } from '../processes/processes.ts'
@@ -14,16 +22,10 @@ import type { RouteFinder } from '../topology/topology.ts'
 import { createParcelAcceptor, type BlockReceiver, type ParcelAcceptor } from './accept-parcel.ts'
 import { wrapAtDestination } from './end-to-end.ts'
 import { createLinkPads } from './link-pads.ts'
-import {
-  blockBytesOf,
-  createRelaySource,
-  deviceBlockOf,
-  nodesBetween,
-  shareBlockOf,
-  unitsPerBlockMax,
-  type RelaySource,
-} from './relay-source.ts'
-import type { Relay, RelayPolicy, RelaySettings } from './relay.ts'
+import { blockBytesOf, createBlockRelay, deviceBlockOf, nodesBetween, shareBlockOf, unitsPerBlockMax } from './relay-block.ts'
+import { createRelayOnDemand, type RelayOnDemand } from './relay-on-demand.ts'
+import { createRelaySource, type RelaySource } from './relay-source.ts'
+import type { Relay, RelaySettings } from './relay.ts'
 import { createParcelSender } from './send-parcel.ts'
 
 export interface RelayParts {
@@ -41,6 +43,8 @@ export interface RelayParts {
     readonly peerKmeId: KmeId
     readonly proposes: (block: PendingBlock) => boolean
     readonly unproposedDeadlineMs: number
+    /** Where released units go. */
+    readonly pool: Pick<KeyPool, 'offer'>
     readonly onDifferent: () => void
   }) => BlockAgreement
   readonly store: KeyStore & PadStore & ShareStore
@@ -65,6 +69,7 @@ interface Channel {
   readonly linkId: LinkId
   readonly agreement: BlockAgreement
   readonly source: RelaySource
+  readonly onDemand: RelayOnDemand
 }
 
 const TIDY_INTERVAL_MS = 10_000
@@ -83,6 +88,7 @@ export const createRelay = (parts: RelayParts): RunningRelay => {
       peerKmeId,
       proposes,
       unproposedDeadlineMs: UNPROPOSED_DEADLINE_MS,
+      pool: { offer: (units: AvailableUnits) => onDemand.offer(units) },
       onDifferent: () =>
         parts.alarms.raise(
           `link.blocks-differ:${linkId}`,
@@ -93,12 +99,10 @@ export const createRelay = (parts: RelayParts): RunningRelay => {
     })
     const marks = parts.marksOf(peerKmeId)
     const policy = parts.policyOf(peerKmeId)
-    return {
-      peerKmeId,
-      linkId,
-      agreement,
-      source: createRelaySource({ ...parts, peerKmeId, linkId, agreement, marks, policy, pads, sender }),
-    }
+    const relayBlock = createBlockRelay({ ...parts, peerKmeId, linkId, agreement, pads, sender })
+    const source = createRelaySource({ ...parts, peerKmeId, marks, policy, relayBlock })
+    const onDemand = createRelayOnDemand({ ...parts, peerKmeId, policy, relayBlock })
+    return { peerKmeId, linkId, agreement, source, onDemand }
   })
   const channelTo = (peerKmeId: KmeId): Channel | undefined => channels.find((channel) => channel.peerKmeId === peerKmeId)
 
@@ -158,6 +162,7 @@ export const createRelay = (parts: RelayParts): RunningRelay => {
   return {
     sources: channels.map(({ source }) => source),
     fetch: async (peerKmeId, unitCount) => (await channelTo(peerKmeId)?.source.fetch(unitCount)) ?? false,
+    take: async (peerKmeId, unitCount, policy) => (await channelTo(peerKmeId)?.onDemand.take(unitCount, policy)) ?? 'not-relayed',
     agreement: (linkId, peerKmeId) => {
       const channel = channelTo(peerKmeId)
       return channel?.linkId === linkId ? channel.agreement : undefined

@@ -2,6 +2,7 @@
  *  destination, on each link under a one-time pad of that link's key; both ends then agree on it as on any other block, and all its units
  *  are the origin's to issue. Trusted nodes see the block while it passes and keep nothing of it. */
 import type { KmeId, LinkId } from '../kernel/identifiers.ts'
+import type { RelayPolicy, UnitRun } from '../key-store/key-store.ts'
 import type { BlockAgreement, ReplenishSource } from '../link/link.ts'
 
 export interface RelaySettings {
@@ -15,25 +16,17 @@ export interface RelaySettings {
   readonly deadlineMs: number
 }
 
-/** What is wanted for the keys shared with one peer. */
-export interface RelayPolicy {
-  /** Each block is split over so many ways that have no KME in common: only all of those on different ways together could read it. */
-  readonly paths: number
-  /** Whether KMEs in between see nothing they could use. */
-  readonly endToEnd: boolean
-  /** Most links of a way. */
-  readonly maxHops: number
-  readonly avoid: readonly KmeId[]
-  /** Undefined: all but those to avoid. */
-  readonly only: readonly KmeId[] | undefined
-}
+/** `no-way`: the network, as it is now, has none that meets the policy. `not-now`: it has, but no keys came. */
+export type RelayedUnits = readonly UnitRun[] | 'no-way' | 'not-now'
 
-/** Relay as the rest of a KME sees it. */
+/** Relay as the rest of a KME sees it. `not-relayed`: a link leads to that peer, or relay is off. */
 export interface Relay {
   /** One for each KME that is reached by relay only. */
   readonly sources: readonly ReplenishSource[]
   /** Somebody waits for keys. @returns whether some came. */
   fetch(peerKmeId: KmeId, unitCount: number): Promise<boolean>
+  /** Relays keys for somebody who wants them relayed in a way of his own; they are in no pool. */
+  take(peerKmeId: KmeId, unitCount: number, policy: RelayPolicy): Promise<RelayedUnits | 'not-relayed'>
   /** The agreement on the blocks shared with a peer. */
   agreement(linkId: LinkId, peerKmeId: KmeId): BlockAgreement | undefined
   /** Finishes what a process did not live to finish, until `signal` aborts. */

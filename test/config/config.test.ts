@@ -261,6 +261,9 @@ describe('a configuration', () => {
     [{ routes: [{ to: 'kme-c', via: [] }] }, [expect.stringMatching(/^relay\.routes\[0\]\.via: /)]],
     [{ perPeer: [{ peer: 'kme-b' }] }, ['relay.perPeer[0].peer: a link leads to kme-b']],
     [{ perPeer: [{ peer: 'kme-c' }, { peer: 'kme-c' }] }, ['relay.perPeer[1].peer: kme-c appears twice']],
+    [{ pairs: [{ master: 'alice', slave: 'bob', avoid: ['kme-x'], only: ['kme-b'], maxHops: 3 }] }, []],
+    [{ pairs: [{ master: 'alice', slave: 'nobody' }] }, ['relay.pairs[0].slave: nobody is not among the saes']],
+    [{ pairs: [{ master: 'alice', slave: 'bob', paths: 5 }] }, [expect.stringMatching(/^relay\.pairs\[0\]\.paths: /)]],
     [{ deadlineMs: 60_000 }, [expect.stringMatching(/^relay\.deadlineMs: /)]],
   ])('relays over links it has, to peers it has no link to (%j)', (relay, faults) =>
     expect(faultsOf({ peers: [...good.peers, far], relay })).toEqual(faults),

@@ -7,6 +7,7 @@ import { openDatabase, type Database } from '../../src/database/database.ts'
 import type { DeliveryLimits, SaeDirectory } from '../../src/delivery/delivery.ts'
 import type { DeliveredKeys } from '../../src/delivery/key-container.ts'
 import type { KeyRequest } from '../../src/delivery/key-request.ts'
+import { NO_EXTENSIONS } from '../../src/delivery/extensions.ts'
 import { makeGetKey, type GetKey, type GetKeyParts } from '../../src/delivery/get-key.ts'
 import { createSettlement, type Settlement } from '../../src/delivery/settle-reservations.ts'
 import { systemClock, type Clock } from '../../src/kernel/clock.ts'
@@ -237,6 +238,8 @@ export const startDelivery = async (
     settlement,
     borrow: () => Promise.resolve(false),
     takeFallback,
+    takeRelayed: () => Promise.resolve('not-relayed'),
+    relayPolicyOf: () => undefined,
     retryAfterS: () => 2,
     accountOf: (masterSaeId) => masterSaeId,
     audit: createAuditLog(end.database),
@@ -253,7 +256,7 @@ export const oneKey: KeyRequest = {
   number: 1,
   sizeBits: UNIT_SIZE_BITS,
   additionalSlaveSaeIds: [],
-  extensions: { requestId: undefined, requestIdIsMandatory: false, qkdOnly: false },
+  extensions: NO_EXTENSIONS,
 }
 
 /** An assignment of one key per unit, claimed at `end`, its offer not yet sent. */

@@ -121,6 +121,11 @@ describe('the fallback source', () => {
       expect(await metric(away, 'delivered')).toBe(3)
       // Who insists on QKD gets none of them.
       expect(verdict(await master.post(`${K}${slaveId}/enc_keys`, QKD_ONLY))).toEqual(EXHAUSTED)
+      // Nor does who insists on how keys are relayed; who only wishes for it does.
+      const insisting = { extension_mandatory: [{ openkme_paths: 2 }] }
+      expect(verdict(await master.post(`${K}${slaveId}/enc_keys`, insisting))).toEqual(EXHAUSTED)
+      const wishing = { extension_optional: [{ openkme_paths: 2 }] }
+      expect(marksOf(await master.post(`${K}${slaveId}/enc_keys`, wishing))).toEqual([MARK])
     }
     for (const name of ['kme-a', 'kme-b'] as const) {
       const other = name === 'kme-a' ? 'kme-b' : 'kme-a'

@@ -1,6 +1,6 @@
 /** Whole KMEs for tests: composed in this process from real parts (PostgreSQL, mTLS, emulated QKD devices), each with a
  *  database of its own. `kme-a` serves alice, anna and mallory, `kme-b` serves bob and bert; mallory may talk to nobody. On request
- *  `kme-c`, which serves carol, follows behind kme-b; nothing but relay joins it to kme-a. */
+ *  `kme-c`, which serves carol, follows behind kme-b; nothing but relay joins it to kme-a. Another way to it may lead over `kme-d`. */
 import { spawn, type ChildProcess } from 'node:child_process'
 import { generateKeyPairSync } from 'node:crypto'
 import { once } from 'node:events'
@@ -25,7 +25,7 @@ import { freePort } from '../setup/free-port.ts'
 import { eventually } from '../setup/eventually.ts'
 import { createTestDatabase, type TestDatabase } from '../setup/test-database.ts'
 
-export type KmeName = 'kme-a' | 'kme-b' | 'kme-c'
+export type KmeName = 'kme-a' | 'kme-b' | 'kme-c' | 'kme-d'
 
 export interface Answer {
   readonly status: number
@@ -87,8 +87,10 @@ export interface NetworkOptions {
   /** Blocks a device keeps while nobody pulls them; the emulator's own number if left out. */
   readonly bufferBlocks?: number
   readonly qberMean?: number
-  /** With kme-c. */
+  /** With kme-c behind kme-b. */
   readonly line?: boolean
+  /** The same, and kme-d as another way from kme-a to kme-c. */
+  readonly diamond?: boolean
   /** Do not wait until keys have been agreed. */
   readonly startEmpty?: boolean
   readonly saeIdentity?: 'san-uri' | 'san-uri-or-cn'
@@ -110,7 +112,7 @@ export interface NetworkOptions {
 const HOMES: Record<string, KmeName> = { alice: 'kme-a', anna: 'kme-a', mallory: 'kme-a', bob: 'kme-b', bert: 'kme-b' }
 const PARTNERS: Record<string, string[]> = {
   alice: ['bob', 'bert', 'anna', 'carol'],
-  anna: ['alice', 'bob', 'bert'],
+  anna: ['alice', 'bob', 'bert', 'carol'],
   bob: ['alice', 'anna', 'bert'],
   bert: ['alice', 'anna', 'bob'],
   mallory: [],
@@ -120,6 +122,13 @@ const PARTNERS: Record<string, string[]> = {
 export { eventually }
 
 export type Network = Awaited<ReturnType<typeof startNetwork>>
+
+/** Those that not every network has. */
+const FURTHER_LINKS: readonly { readonly id: string; readonly ends: readonly [KmeName, KmeName] }[] = [
+  { id: 'b-c', ends: ['kme-b', 'kme-c'] },
+  { id: 'a-d', ends: ['kme-a', 'kme-d'] },
+  { id: 'd-c', ends: ['kme-d', 'kme-c'] },
+]
 
 export const startNetwork = async (options: NetworkOptions = {}) => {
   const directory = mkdtempSync(join(tmpdir(), 'openkme-network-'))
@@ -147,23 +156,34 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
     ...(options.qberMean !== undefined && { qberMean: options.qberMean }),
   })
   await devices.start()
-  const furtherDevices = createDeviceEmulator({
-    clock: systemClock,
-    random: systemRandom,
-    linkName: 'b-c',
-    rateBlocksPerS: options.rateBlocksPerS ?? 50,
-    blockBytes: options.blockBytes ?? 4128,
-    ...(options.bufferBlocks !== undefined && { bufferBlocks: options.bufferBlocks }),
-    startPaused: false,
-  })
-  if (options.line === true) await furtherDevices.start()
-
-  const names: readonly KmeName[] = options.line === true ? ['kme-a', 'kme-b', 'kme-c'] : ['kme-a', 'kme-b']
+  const further = FURTHER_LINKS.filter(
+    (link) => options.diamond === true || (options.line === true && link.ends.includes('kme-b')),
+  )
   /** Each with the devices of its two ends. */
   const links = [
     { id: 'a-b', ends: ['kme-a', 'kme-b'], devices },
-    ...(options.line === true ? [{ id: 'b-c', ends: ['kme-b', 'kme-c'], devices: furtherDevices }] : []),
+    ...further.map((link) => ({
+      ...link,
+      devices: createDeviceEmulator({
+        clock: systemClock,
+        random: systemRandom,
+        linkName: link.id,
+        rateBlocksPerS: options.rateBlocksPerS ?? 50,
+        blockBytes: options.blockBytes ?? 4128,
+        ...(options.bufferBlocks !== undefined && { bufferBlocks: options.bufferBlocks }),
+        startPaused: false,
+      }),
+    })),
   ]
+  const ofFurtherLinks = links.slice(1).map((link) => link.devices)
+  for (const each of ofFurtherLinks) await each.start()
+  /** Those of all links but a-b. */
+  const furtherDevices = {
+    pause: () => ofFurtherLinks.forEach((each) => each.pause()),
+    resume: () => ofFurtherLinks.forEach((each) => each.resume()),
+  }
+
+  const names: readonly KmeName[] = [...new Set<KmeName>(['kme-a', 'kme-b', ...further.flatMap(({ ends }) => ends)])]
   const ports = new Map<KmeName, Ports>()
   const databases = new Map<KmeName, TestDatabase>()
   const configs = new Map<KmeName, string>()
@@ -410,7 +430,7 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
     clients.forEach((client) => client.close())
     await Promise.all([...names.map(stop), ...spawned.map((one) => one.stop())])
     await devices.stop()
-    if (options.line === true) await furtherDevices.stop()
+    for (const each of ofFurtherLinks) await each.stop()
     for (const database of databases.values()) await database.drop()
     rmSync(directory, { recursive: true, force: true })
   }

@@ -13,7 +13,7 @@ import { systemRandom } from '../../src/kernel/random.ts'
 import { SecretBytes } from '../../src/kernel/secret-bytes.ts'
 import type { KeyPool } from '../../src/key-pool/key-pool.ts'
 import { createMemoryKeyPool } from '../../src/key-pool/memory-key-pool.ts'
-import type { KeyStore, PadStore, UnitRun } from '../../src/key-store/key-store.ts'
+import type { KeyStore, PadStore, RelayPolicy, UnitRun } from '../../src/key-store/key-store.ts'
 import { createKeyStore } from '../../src/key-store/prisma-key-store.ts'
 import { createBlockAgreement } from '../../src/link/agree-block.ts'
 import { PeerCallFailed, type PeerKme, type RelayAnswer, type RelayParcel, type RelayPartner } from '../../src/peer/peer.ts'
@@ -27,7 +27,7 @@ import {
   writeRelayParcel,
 } from '../../src/peer/wire.ts'
 import { createRelay, type RunningRelay } from '../../src/relay/create-relay.ts'
-import type { RelayPolicy, RelaySettings } from '../../src/relay/relay.ts'
+import type { RelaySettings } from '../../src/relay/relay.ts'
 import type { RouteFinder } from '../../src/topology/topology.ts'
 import { UNSHARED } from '../key-pool/key-pool.contract.ts'
 
@@ -203,7 +203,6 @@ export const startWorld = async (options: RelayWorldOptions): Promise<RelayWorld
           ...ends,
           kmeId,
           store,
-          pool,
           peers,
           clock,
           log: silent,
@@ -293,16 +292,26 @@ export const issueAcross = async (
   to: KmeId,
   number: number,
 ): Promise<{ readonly issued: string; readonly fetched: string }> => {
-  const [origin, holder] = [world.node(from), world.node(to)]
-  const taken = await origin.pool.take(to, 'alice', number)
+  const taken = await world.node(from).pool.take(to, 'alice', number)
   if (!('units' in taken)) throw new Error(`there are ${taken.missing} too few keys`)
+  return issueUnits(world, from, to, taken.units)
+}
+
+/** The same, of certain units. */
+export const issueUnits = async (
+  world: RelayWorld,
+  from: KmeId,
+  to: KmeId,
+  units: readonly UnitRun[],
+): Promise<{ readonly issued: string; readonly fetched: string }> => {
+  const [origin, holder] = [world.node(from), world.node(to)]
   const assignment = {
     aid: systemRandom.uuid() as never,
     masterSaeId: 'alice' as never,
     slaveSaeIds: ['carol' as never],
     sizeBits: 256,
-    keyIds: Array.from({ length: number }, () => systemRandom.uuid() as never),
-    units: taken.units,
+    keyIds: Array.from({ length: unitsOf(units) }, () => systemRandom.uuid() as never),
+    units,
     ttlS: 60,
   }
   const claim = await origin.store.claim({ peerKmeId: to, assignment })

@@ -8,7 +8,7 @@ import { writeRelayParcel } from '../../src/peer/wire.ts'
 import { createWrapping, wrapAtDestination } from '../../src/relay/end-to-end.ts'
 import { createFixedRoutes } from '../../src/relay/fixed-routes.ts'
 import { answerTag, decryptFromHop, digestOf, encryptForHop } from '../../src/relay/hop-cipher.ts'
-import type { RelayPolicy } from '../../src/relay/relay.ts'
+import type { RelayPolicy } from '../../src/key-store/key-store.ts'
 import { A, B, C, issueAcross, kme, padsUsedTwice, startWorld, type RelayWorld } from './relay-world.ts'
 
 const D = kme('d')
