@@ -92,7 +92,7 @@ import { createLinkStateDatabase } from './topology/link-state-database.ts'
 import { createOwnIdentity } from './topology/own-statement.ts'
 import { mountTopologyPeerApi } from './topology/peer-routes.ts'
 import { createTopologyStore } from './topology/prisma-topology-store.ts'
-import { createSignerVerifier } from './topology/signer.ts'
+import { createSignerVerifier, type Trust } from './topology/signer.ts'
 import { STATED_KEY_BITS } from './topology/topology.ts'
 import { createTopologyView } from './topology/view-topology.ts'
 import { createRelay } from './relay/create-relay.ts'
@@ -333,7 +333,12 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     })
 
     // The network of all KMEs
-    const trust = { caPem: () => peerFiles.current().caPem ?? '', isRevoked: peerFiles.isRevoked }
+    const isPeer = (kmeId: KmeId): boolean => config.peers.some(({ id }) => id === kmeId)
+    const trust: Trust = {
+      caPem: () => peerFiles.current().caPem ?? '',
+      isRevoked: peerFiles.isRevoked,
+      accepts: (kmeId, fingerprint256) => !isPeer(kmeId) || peerTrust.accepts(kmeId, fingerprint256),
+    }
     const topologyStore = createTopologyStore(database)
     const linkStates = createLinkStateDatabase({
       store: topologyStore,

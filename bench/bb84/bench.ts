@@ -62,7 +62,7 @@ const parts: Readonly<Record<string, (flags: Flags) => void | Promise<void>>> = 
         percent(point.qber),
         figures.roundTripMs.toFixed(2),
         figures.f.toFixed(4),
-        figures.mbitPerSecond.toFixed(1),
+        figures.mbitPerSecond.toFixed(2),
         figures.mbitPerCpuSecond.toFixed(1),
         figures.blocks,
       ])

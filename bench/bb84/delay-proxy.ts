@@ -4,11 +4,26 @@ import { connect, createServer, type AddressInfo, type Socket } from 'node:net'
 
 const [targetPort, delayMs] = process.argv.slice(2).map(Number) as [number, number]
 
+/** A timer of Node is up to a millisecond late, which is much of such a way: the last bit is waited for in short naps. */
+const TIMER_LATE_MS = 2
+const NAP_MS = 0.1
+const bed = new Int32Array(new SharedArrayBuffer(4))
+
 const server = createServer({ noDelay: true }, (near) => {
   const far = connect({ port: targetPort, host: '127.0.0.1', noDelay: true })
   near.pipe(far)
-  // Timers of the same length go off in the order in which they were set.
-  far.on('data', (chunk) => void setTimeout(() => near.write(chunk), delayMs))
+  const held: { readonly chunk: Buffer; readonly dueMs: number }[] = []
+  const release = (): void => {
+    while (held.length > 0 && held[0]!.dueMs <= performance.now()) near.write(held.shift()!.chunk)
+    if (held.length === 0) return
+    if (held[0]!.dueMs - performance.now() > TIMER_LATE_MS) return void setTimeout(release, 1)
+    Atomics.wait(bed, 0, 0, NAP_MS)
+    setImmediate(release)
+  }
+  far.on('data', (chunk) => {
+    held.push({ chunk, dueMs: performance.now() + delayMs })
+    if (held.length === 1) release()
+  })
   const end = (other: Socket) => () => other.destroy()
   near.on('close', end(far)).on('error', end(far))
   far.on('close', end(near)).on('error', end(near))

@@ -104,6 +104,13 @@ const CONNECTION_GONE = 'ERR_PEER_SESSION_GONE'
 /** As Node.js calls a certificate of another name. */
 const REFUSED_CERTIFICATE = 'ERR_TLS_CERT_ALTNAME_INVALID'
 
+/** The block that this KME offered for the keys of a session, and the peer chose. */
+class BlockUsedUp extends PeerCallFailed {
+  constructor() {
+    super('chose a QKD block that was used up here meanwhile', false)
+  }
+}
+
 const isGone = (error: unknown): boolean => (error as { code?: string }).code === CONNECTION_GONE
 
 const connectionGone = (): Error => Object.assign(new Error('the connection of the session is gone'), { code: CONNECTION_GONE })
@@ -250,8 +257,9 @@ export const createSessionClient = (options: SessionClientOptions): SessionClien
   /** The secret of the block the peer chose. */
   const secretOf = async (offered: readonly BlockId[], chosen: BlockId | undefined): Promise<SecretBytes | undefined> => {
     if (chosen === undefined) return undefined
-    const found = offered.includes(chosen) ? await options.mixing.firstOf(peerKmeId, [chosen]) : undefined
-    if (found === undefined) throw new PeerCallFailed('chose a QKD block that is not here', false)
+    if (!offered.includes(chosen)) throw new PeerCallFailed('chose a QKD block that was not offered', false)
+    const found = await options.mixing.firstOf(peerKmeId, [chosen])
+    if (found === undefined) throw new BlockUsedUp()
     return found.secret
   }
 
@@ -301,7 +309,7 @@ export const createSessionClient = (options: SessionClientOptions): SessionClien
     })
 
   /** The session of a lane, or another that is opened. What fails here has sent nothing of the message, so it is tried again where the
-   *  connection was an old one: the peer may just have ended it. */
+   *  connection was an old one, which the peer may just have ended, or a block was used up between offer and answer. */
   const sessionFor = async (lane: Lane, path: string, signal: AbortSignal): Promise<Session> => {
     if (lane.session !== undefined && isUsable(lane.session, path)) return lane.session
     const isOldConnection = lane.socket !== undefined
@@ -309,7 +317,8 @@ export const createSessionClient = (options: SessionClientOptions): SessionClien
       return await open(lane, signal)
     } catch (error) {
       const wasAnswered = error instanceof PeerCallFailed || error instanceof BadRequest
-      if (wasAnswered || !isOldConnection || signal.aborted) throw notSent(error)
+      const isWorthRepeating = error instanceof BlockUsedUp || (isOldConnection && !wasAnswered)
+      if (!isWorthRepeating || signal.aborted) throw notSent(error)
     }
     reset(lane)
     try {

@@ -186,7 +186,9 @@ export const createLinkStateDatabase = (parts: LinkStateDatabaseParts): LinkStat
     await parts.audit.append({ event: 'peer.refused', actor: `kme:${from}`, outcome: 'refused', subject })
   }
 
-  const isWorthSending = ({ expiresMs }: Entry): boolean => expiresMs - CLOCK_SKEW_MS > clock.nowMs()
+  /** A certificate may have been revoked since. */
+  const isVouchedFor = ({ kmeId, signed }: Entry): boolean => verifier.verify(signed.certificates)?.kmeId === kmeId
+  const isWorthSending = (entry: Entry): boolean => entry.expiresMs - CLOCK_SKEW_MS > clock.nowMs() && isVouchedFor(entry)
   const sequences = (): ReadonlyMap<KmeId, number> => new Map([...entries].map(([kmeId, { sequence }]) => [kmeId, sequence]))
 
   return {
@@ -240,10 +242,7 @@ export const createLinkStateDatabase = (parts: LinkStateDatabaseParts): LinkStat
     current: () => {
       const nowMs = clock.nowMs()
       return [...entries.values()]
-        .filter(({ kmeId, expiresMs, signed }) => {
-          // A certificate may have been revoked since.
-          return expiresMs > nowMs && verifier.verify(signed.certificates)?.kmeId === kmeId
-        })
+        .filter((entry) => entry.expiresMs > nowMs && isVouchedFor(entry))
         .map(statementOf)
         .sort((one, other) => (one.kmeId < other.kmeId ? -1 : 1))
     },

@@ -24,9 +24,12 @@ export interface Trust {
   /** The trusted authorities, PEM. */
   readonly caPem: () => string
   readonly isRevoked: (serialNumber: string, issuer: string) => boolean
+  /** Whether a KME may show this certificate, SHA-256 as `AA:BB:...`: false for a peer that is held to others. */
+  readonly accepts: (kmeId: KmeId, fingerprint256: string) => boolean
 }
 
 interface VerifiedChain extends Signer {
+  readonly fingerprint256: string
   readonly chain: readonly X509Certificate[]
   readonly notBeforeMs: number
   readonly notAfterMs: number
@@ -51,6 +54,7 @@ export const createSignerVerifier = (parts: { readonly trust: Trust; readonly cl
       if (path === undefined || leaf === undefined || kmeId === undefined) return undefined
       return {
         kmeId,
+        fingerprint256: leaf.fingerprint256,
         hasSigned: (signed) => isSignedBy(signed, leaf.publicKey),
         chain: path,
         notBeforeMs: Math.max(...path.map(({ validFrom }) => Date.parse(validFrom))),
@@ -86,7 +90,7 @@ export const createSignerVerifier = (parts: { readonly trust: Trust; readonly cl
       const nowMs = clock.nowMs()
       if (verified === undefined || nowMs < verified.notBeforeMs || nowMs > verified.notAfterMs) return undefined
       const isRevoked = verified.chain.some(({ serialNumber, issuer }) => trust.isRevoked(serialNumber.toLowerCase(), issuer))
-      return isRevoked ? undefined : verified
+      return isRevoked || !trust.accepts(verified.kmeId, verified.fingerprint256) ? undefined : verified
     },
   }
 }

@@ -251,6 +251,22 @@ describe('a QKD key', () => {
     expect(pair.handled).toEqual([])
   })
 
+  it('of a block that is used up between offer and answer is replaced by the next, and nobody is blamed', async () => {
+    let here = end({ [old]: 1, [fresh]: 2 }).mixing
+    const usingUp: QkdMixing = {
+      isRequired: () => false,
+      blocks: (peerKmeId) => here.blocks(peerKmeId),
+      firstOf: (...asked) => {
+        here = end({ [fresh]: 2 }).mixing
+        return here.firstOf(...asked)
+      },
+    }
+    await start({ client: { mixing: usingUp }, server: end({ [old]: 1, [fresh]: 2 }) })
+    await say(1)
+    expect(mixed()).toEqual([true])
+    expect([pair.forged, pair.refusals]).toEqual([[], []])
+  })
+
   it('of a block that was not offered opens no session', async () => {
     const choosing = { ...end({ [old]: 1 }).mixing, firstOf: () => end({ [old]: 1 }).mixing.firstOf('kme-b' as KmeId, [old]) }
     await start({ client: end({ [fresh]: 2 }), server: { mixing: choosing } })

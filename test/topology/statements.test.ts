@@ -67,12 +67,17 @@ let store: ReturnType<typeof createMemoryTopologyStore>
 let audited: AuditEvent[]
 let raised: string[]
 let isRevoked: (serial: string) => boolean
+let accepts: (kmeId: KmeId, fingerprint256: string) => boolean
 
 const openDatabase = (): LinkStateDatabase =>
   createLinkStateDatabase({
     store,
     verifier: createSignerVerifier({
-      trust: { caPem: () => authorities.certificatePem.kme, isRevoked: (serial) => isRevoked(serial) },
+      trust: {
+        caPem: () => authorities.certificatePem.kme,
+        isRevoked: (serial) => isRevoked(serial),
+        accepts: (kmeId, fingerprint256) => accepts(kmeId, fingerprint256),
+      },
       clock,
     }),
     audit: { append: async (event) => void audited.push(event) },
@@ -86,6 +91,7 @@ beforeEach(() => {
   audited = []
   raised = []
   isRevoked = (serial) => revokedSerials.has(serial)
+  accepts = () => true
   database = openDatabase()
 })
 
@@ -198,6 +204,9 @@ describe('a statement', () => {
     await accept(signed({ kmeId: B, links: [] }, b), PEER)
     isRevoked = (serial) => serial === b.serial
     expect(database.current().map(({ kmeId }) => kmeId)).toEqual([A])
+    // Nor is it offered to others, who may not know yet.
+    expect(database.signedOf([A, B])).toHaveLength(1)
+    expect(database.difference(new Map()).newer).toHaveLength(1)
     clock.advanceMs(900_000)
     expect(database.current()).toEqual([])
     expect(database.signedOf([A, B])).toEqual([])
@@ -242,6 +251,10 @@ describe('refused, without any effect but one audit record and an alarm, is a st
   it('signed with the certificate of an SAE', () => expectRefused(signed({}, saeCertificate), 'certificate not trusted'))
   it('signed with a revoked certificate', () =>
     expectRefused(signed({ kmeId: 'kme-r' as KmeId }, revoked), 'certificate not trusted'))
+  it('signed with a certificate that its KME may not show here', async () => {
+    accepts = (kmeId, fingerprint256) => kmeId !== A || fingerprint256 !== new X509Certificate(a.certificatePem).fingerprint256
+    await expectRefused(signed(), 'certificate not trusted')
+  })
   it('without a certificate that can be read', () =>
     expectRefused({ ...signed(), certificates: [Buffer.from('none')] }, 'certificate not trusted'))
   it('from the future', () => expectRefused(signed({ issuedAtMs: clock.nowMs() + 30_001 }), 'issued in the future'))

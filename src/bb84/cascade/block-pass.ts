@@ -61,6 +61,8 @@ export const createBlockPass = (options: BlockPassOptions): SearchedPass => {
     queue.push(start)
   }
 
+  const bitAt = (position: number): number => (permutation === undefined ? position : permutation.bitAt[position]!)
+
   const own = prefixParities(bits)
   let before = 0
   setBit(cuts, 0)
@@ -90,27 +92,25 @@ export const createBlockPass = (options: BlockPassOptions): SearchedPass => {
         queue[kept++] = start
         const end = setBitAfter(cuts, start)
         const middle = (start + end) >>> 1
-        round.add(askOf(pass, middle), start, end, rangeParity(bits, start, middle))
+        round.add(askOf(pass, middle), start, end)
       }
       queue.length = kept
     },
-    cut: (round, index, parity) => {
+    cut: (round, index, parity, correct) => {
       const start = round.start(index)
       const end = round.end(index)
       const middle = (start + end) >>> 1
       setBit(cuts, middle)
       if (parity === 1) setBit(given, middle)
-      let wrong = start
-      let wrongEnd = middle
-      if ((bitOf(given, start) ^ parity) === round.own(index)) {
+      const firstOdd = bitOf(given, start) ^ parity ^ rangeParity(bits, start, middle)
+      const secondOdd = bitOf(odd, start) ^ firstOdd
+      if (secondOdd === 1) {
         flipBit(odd, start)
         setBit(odd, middle)
         enqueue(middle)
-        wrong = middle
-        wrongEnd = end
       }
-      if (wrongEnd - wrong > 1) return -1
-      return permutation === undefined ? wrong : permutation.bitAt[wrong]!
+      if (firstOdd === 1 && middle - start === 1) correct(bitAt(start))
+      if (secondOdd === 1 && end - middle === 1) correct(bitAt(middle))
     },
     flipped: (bit) => {
       const position = permutation === undefined ? bit : permutation.positionOf[bit]!

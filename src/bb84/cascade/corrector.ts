@@ -1,13 +1,14 @@
 /** Bob's half of Cascade for one frame: he asks for parities of Alice's key until his own bits agree with all of them.
  *  Brassard and Salvail, EUROCRYPT '93, with the reuse of all known sub-blocks of Martinez-Mateo et al. (see
  *  cascade-plan.ts): every parity ever given cuts a pass into smaller known blocks, and a corrected bit is looked for in
- *  the smallest known block of each pass that holds it. In one round all odd blocks of one pass are halved.
+ *  the smallest known block of each pass that holds it. In one round all odd blocks of one pass are halved, and where few
+ *  are left in a long frame (`togetherAsks` of the plan) those of the first two passes.
  *  Holds: a parity that follows from known ones (the other half of a block, the last block of a pass) is never asked
  *  for; `disclosedBits` is the number of Alice's parities received, and equal to hers; a corrected bit is never touched
  *  again; the end comes after at most as many parities as the passes have bits, whatever the peer says. The key and
  *  everything computed from it are zero after `wipe`. */
 import { createBlockPass } from './block-pass.ts'
-import { askOf, firstAsks } from './cascade-asks.ts'
+import { askOf, firstAsks, passOfAsk } from './cascade-asks.ts'
 import { MAX_PASSES } from './cascade-plan.ts'
 import { shufflesOf } from './cascade-shuffles.ts'
 import { createHalfPass } from './half-pass.ts'
@@ -38,6 +39,9 @@ export interface CascadeCorrector {
   wipe(): void
 }
 
+/** In the third and the halves a block is so long that a search beside others mostly finds what they find. */
+const TOGETHER_PASSES = 2
+
 /** @throws RangeError when the bits are not `bitCount` bits, the plan is for another length or the seed is not 16 bytes. */
 export const createCorrector = ({ bits, bitCount, plan, seed }: CascadeFrame): CascadeCorrector => {
   if (plan.frameBits !== bitCount) throw new RangeError(`the plan is for ${plan.frameBits} bits, the frame has ${bitCount}`)
@@ -53,7 +57,9 @@ export const createCorrector = ({ bits, bitCount, plan, seed }: CascadeFrame): C
   let openings: Uint8Array = new Uint8Array(0)
   let nextOpening = 0
   let frameParity = 0
-  /** The pass that the round under way searches; undefined when its asks are openings. */
+  /** The asks under way are the parities that passes begin with. */
+  let opens = true
+  /** The pass searched last. */
   let searched: SearchedPass | undefined
   let asks = firstAsks(plan)
   let disclosedBits = 0
@@ -83,16 +89,19 @@ export const createCorrector = ({ bits, bitCount, plan, seed }: CascadeFrame): C
     })
   }
 
-  /** Searches the pass under search to its end, then the first one with an odd block. */
+  /** Searches the pass under search to its end, then the first one with an odd block. When few blocks are left, waiting for the
+   *  answers is all the time a round takes, and the first two passes do not wait for each other. */
   const advance = (): void => {
+    const together = round.count < plan.togetherAsks
     round.clear()
-    searched?.halve(round)
+    if (together) for (const pass of passes.slice(0, TOGETHER_PASSES)) pass.halve(round)
+    if (round.count === 0) searched?.halve(round)
     for (let pass = 0; round.count === 0 && pass < knownPasses; pass++) {
       if (pass === passes.length) passes.push(begin(pass))
       searched = passes[pass]!
       searched.halve(round)
     }
-    if (round.count === 0) searched = undefined
+    opens = false
     asks = round.asks()
   }
 
@@ -115,14 +124,14 @@ export const createCorrector = ({ bits, bitCount, plan, seed }: CascadeFrame): C
       if (parities.length !== (count + 7) >>> 3) throw new RangeError(`${parities.length} bytes do not answer ${count} asks`)
       disclosedBits += count
       roundCount++
-      if (searched === undefined) {
+      if (opens) {
         openings = parities.slice()
         nextOpening = 0
         knownPasses = passes.length === 0 ? blockPasses + plan.halves : passes.length + count
       } else {
         for (let index = 0; index < count; index++) {
-          const bit = searched.cut(round, index, (parities[index >>> 3]! >>> (index & 7)) & 1)
-          if (bit !== -1) correct(bit)
+          const pass = passes[passOfAsk(round.ask(index))]!
+          pass.cut(round, index, (parities[index >>> 3]! >>> (index & 7)) & 1, correct)
         }
       }
       advance()
@@ -132,6 +141,7 @@ export const createCorrector = ({ bits, bitCount, plan, seed }: CascadeFrame): C
       if (asks.length > 0) throw new Error('the frame is not finished')
       if (!Number.isInteger(extraHalves) || extraHalves < 1 || passes.length + extraHalves > MAX_PASSES)
         throw new RangeError(`a frame has at most ${MAX_PASSES} passes`)
+      opens = true
       asks = Int32Array.from({ length: extraHalves }, (_, index) => askOf(passes.length + index, bitCount))
     },
     corrected: () => {

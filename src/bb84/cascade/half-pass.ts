@@ -62,21 +62,21 @@ export const createHalfPass = ({ pass, frameBits, half, key, parity }: HalfPassO
         const end = cuts[index + 1]!
         // A half of one member is one random number in 2^57; asking once too often is simpler than a case of its own.
         const middle = after(start, Math.max(1, membersOf(start, end) >>> 1))
-        round.add(askOf(pass, middle), start, end, masked(start, middle))
+        round.add(askOf(pass, middle), start, end)
       }
     },
-    cut: (round, index, answer) => {
+    cut: (round, index, answer, correct) => {
       const start = round.start(index)
       const middle = positionOfAsk(round.ask(index))
       const at = cuts.indexOf(start)
-      const inSecond = (given[at]! ^ answer) === round.own(index)
+      const inSecond = (given[at]! ^ answer) === masked(start, middle)
       cuts.splice(at + 1, 0, middle)
       given.splice(at + 1, 0, answer)
       odd.splice(at, 1, !inSecond, inSecond)
       const wrong = inSecond ? middle : start
       const members = membersOf(wrong, inSecond ? round.end(index) : middle)
       if (members === 0) throw new ContradictoryParities()
-      return members === 1 ? after(wrong, 1) - 1 : -1
+      if (members === 1) correct(after(wrong, 1) - 1)
     },
     flipped: (bit) => {
       if (bitOf(half, bit) === 0) return

@@ -2,22 +2,20 @@
 
 export interface SearchRound {
   readonly count: number
-  /** Add a block from `start` to `end` (positions in the order of its pass) to be cut where `ask` says.
-   *  @param own Bob's parity of the part before the cut. */
-  add(ask: number, start: number, end: number, own: number): void
+  /** Add a block from `start` to `end` (positions in the order of its pass) to be cut where `ask` says. */
+  add(ask: number, start: number, end: number): void
   asks(): Int32Array
   ask(index: number): number
   start(index: number): number
   end(index: number): number
-  own(index: number): number
   clear(): void
   wipe(): void
 }
 
 const INITIAL = 256
-const COLUMNS = 4
+const COLUMNS = 3
 
-/** Columns of one growing array: ask, start, end, own. */
+/** Columns of one growing array: ask, start, end. */
 export const createSearchRound = (): SearchRound => {
   let rows = new Int32Array(COLUMNS * INITIAL)
   let count = 0
@@ -26,7 +24,7 @@ export const createSearchRound = (): SearchRound => {
     get count() {
       return count
     },
-    add: (ask, start, end, own) => {
+    add: (ask, start, end) => {
       if (count === size) {
         const grown = new Int32Array(2 * COLUMNS * size)
         for (let column = 0; column < COLUMNS; column++)
@@ -38,14 +36,12 @@ export const createSearchRound = (): SearchRound => {
       rows[count] = ask
       rows[size + count] = start
       rows[2 * size + count] = end
-      rows[3 * size + count] = own
       count++
     },
     asks: () => rows.slice(0, count),
     ask: (index) => rows[index]!,
     start: (index) => rows[size + index]!,
     end: (index) => rows[2 * size + index]!,
-    own: (index) => rows[3 * size + index]!,
     clear: () => {
       count = 0
     },

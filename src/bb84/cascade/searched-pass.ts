@@ -5,9 +5,9 @@ import type { SearchRound } from './search-round.ts'
 export interface SearchedPass {
   /** Adds the asks that halve every odd block; none when no block is odd. */
   halve(round: SearchRound): void
-  /** Cuts the block of one of those asks with Alice's answer.
-   *  @returns the index of the key bit that must be wrong when that is settled now, else -1. */
-  cut(round: SearchRound, index: number, parity: number): number
+  /** Cuts the block of one of those asks with Alice's answer. Bits may have been flipped since it was asked.
+   *  @param correct is called with the index of each key bit that must be wrong, and flips it. */
+  cut(round: SearchRound, index: number, parity: number, correct: (bit: number) => void): void
   /** Bob has flipped a key bit.
    *  @throws ContradictoryParities when Alice has given this very bit before, with the other value. */
   flipped(bit: number): void

@@ -7,7 +7,7 @@ import { createCorrector } from '../../../src/bb84/cascade/corrector.ts'
 import { createResponder } from '../../../src/bb84/cascade/responder.ts'
 import { ContradictoryParities } from '../../../src/bb84/cascade/searched-pass.ts'
 import { streamOf } from '../../../src/bb84/cascade/xoshiro.ts'
-import { bytesOfNumber, finish, noisyFrame, reconcile } from './reconcile.ts'
+import { bytesOfNumber, finish, noisyFrame, reconcile, start } from './reconcile.ts'
 
 const SEED = bytesOfNumber(1)
 
@@ -40,14 +40,31 @@ describe('a frame', () => {
 
   it('asks in a round for parities of one pass', () => {
     const { alice, bob } = noisyFrame(16_384, 0.03, 5)
-    const plan = cascadePlan(16_384, 0.03)
-    const responder = createResponder({ bits: alice, bitCount: 16_384, plan, seed: SEED })
-    const corrector = createCorrector({ bits: bob, bitCount: 16_384, plan, seed: SEED })
-    corrector.take(responder.firstParities())
+    const { corrector, responder } = start(alice, bob, cascadePlan(16_384, 0.03), SEED)
     for (let asks = corrector.asks(); asks.length > 0; asks = corrector.asks()) {
       expect(new Set([...asks].map(passOfAsk)).size).toBe(1)
       corrector.take(responder.answer(asks))
     }
+    expect(Buffer.from(corrector.corrected()).equals(alice)).toBe(true)
+  })
+
+  it('longer than those of the table asks in a round for parities of its first two passes when it would ask for few', () => {
+    const { alice, bob } = noisyFrame(65_536, 0.02, 6)
+    const plan = cascadePlan(65_536, 0.02)
+    const { corrector, responder } = start(alice, bob, plan, SEED)
+    const together: number[] = []
+    let before = Infinity
+    for (let asks = corrector.asks(); asks.length > 0; asks = corrector.asks()) {
+      const passes = new Set([...asks].map(passOfAsk))
+      if (passes.size > 1) {
+        expect([...passes].toSorted()).toEqual([0, 1])
+        together.push(before)
+      }
+      before = asks.length
+      corrector.take(responder.answer(asks))
+    }
+    expect(together.length).toBeGreaterThan(100)
+    expect(Math.max(...together)).toBeLessThan(plan.togetherAsks)
     expect(Buffer.from(corrector.corrected()).equals(alice)).toBe(true)
   })
 
@@ -58,11 +75,13 @@ describe('a frame', () => {
       guess: fc.double({ min: 0, max: 0.5, noNaN: true }),
       noise: fc.nat(),
       shuffle: fc.nat(),
+      togetherAsks: fc.constantFrom(0, 5, Infinity),
     })
     fc.assert(
-      fc.property(frames, ({ frameBits, qber, guess, noise, shuffle }) => {
+      fc.property(frames, ({ frameBits, qber, guess, noise, shuffle, togetherAsks }) => {
         const { alice, bob, errors } = noisyFrame(frameBits, qber, noise)
-        const run = reconcile(alice, bob, cascadePlan(frameBits, guess), bytesOfNumber(shuffle))
+        const plan = { ...cascadePlan(frameBits, guess), togetherAsks }
+        const run = reconcile(alice, bob, plan, bytesOfNumber(shuffle))
         if (run.corrector.correctedBits !== errors) {
           expect(Buffer.from(run.corrector.corrected()).equals(alice)).toBe(false)
           run.corrector.extend(40)
@@ -197,23 +216,26 @@ describe('Bob', () => {
     expect(() => corrector.take(new Uint8Array(0))).toThrow('finished')
   })
 
-  it('ends, or sees the contradiction, whatever parities he is given', () => {
-    let contradictions = 0
-    for (let lie = 0; lie < 200; lie++) {
-      const next = streamOf(bytesOfNumber(lie), 1, 64)
-      const corrector = createCorrector(options)
-      try {
-        for (let asks = corrector.asks(); asks.length > 0; asks = corrector.asks()) {
-          corrector.take(Uint8Array.from({ length: (asks.length + 7) >>> 3 }, next))
-          expect(corrector.disclosedBits).toBeLessThanOrEqual(14 * 1_000)
+  it.each([0, Infinity])(
+    'ends, or sees the contradiction, whatever parities he is given, with togetherAsks %d',
+    (togetherAsks) => {
+      let contradictions = 0
+      for (let lie = 0; lie < 200; lie++) {
+        const next = streamOf(bytesOfNumber(lie), 1, 64)
+        const corrector = createCorrector({ ...options, plan: { ...plan, togetherAsks } })
+        try {
+          for (let asks = corrector.asks(); asks.length > 0; asks = corrector.asks()) {
+            corrector.take(Uint8Array.from({ length: (asks.length + 7) >>> 3 }, next))
+            expect(corrector.disclosedBits).toBeLessThanOrEqual(14 * 1_000)
+          }
+        } catch (error) {
+          expect(error).toBeInstanceOf(ContradictoryParities)
+          contradictions++
         }
-      } catch (error) {
-        expect(error).toBeInstanceOf(ContradictoryParities)
-        contradictions++
       }
-    }
-    expect(contradictions).toBeGreaterThan(0)
-  })
+      expect(contradictions).toBeGreaterThan(0)
+    },
+  )
 
   it('leaves the bits he was given alone, and gives nothing once he is wiped', () => {
     const before = bob.slice()
@@ -241,7 +263,7 @@ describe('a plan', () => {
     [0.1, [8, 256, 4096]],
     [0.11, [8, 256, 4096]],
   ])('for 2^14 bits at %f is the row of table 3, 14 passes', (qber, blockBits) => {
-    expect(cascadePlan(2 ** 14, qber)).toEqual({ frameBits: 2 ** 14, blockBits, halves: 11 })
+    expect(cascadePlan(2 ** 14, qber)).toEqual({ frameBits: 2 ** 14, blockBits, halves: 11, togetherAsks: 0 })
   })
 
   it('is refused for frames and error rates that cannot be', () => {

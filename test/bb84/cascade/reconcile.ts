@@ -48,12 +48,18 @@ export const finish = ({ responder, corrector, asks }: Run): void => {
   }
 }
 
-export const reconcile = (alice: Uint8Array, bob: Uint8Array, plan: CascadePlan, seed: Uint8Array): Run => {
+/** Bob has Alice's first parities, and no more. */
+export const start = (alice: Uint8Array, bob: Uint8Array, plan: CascadePlan, seed: Uint8Array): Run => {
   const bitCount = plan.frameBits
   const responder = createResponder({ bits: alice, bitCount, plan, seed })
   const corrector = createCorrector({ bits: bob, bitCount, plan, seed })
   const run: Run = { responder, corrector, asks: [...corrector.asks()] }
   corrector.take(responder.firstParities())
+  return run
+}
+
+export const reconcile = (...frame: Parameters<typeof start>): Run => {
+  const run = start(...frame)
   finish(run)
   return run
 }
