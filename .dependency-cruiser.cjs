@@ -21,6 +21,8 @@ const mayUse = {
   link: ['kernel', 'bb84', 'database', 'custody', 'key-store', 'key-pool', 'peer', 'processes', 'http', 'audit', 'alarms'],
   relay: ['kernel', 'bb84', 'key-store', 'key-pool', 'peer', 'link', 'topology', 'processes', 'http', 'audit', 'alarms'],
   delivery: ['kernel', 'generated', 'database', 'redis', 'http', 'audit', 'peer', 'key-store', 'key-pool'],
+  // How keys are handed to neighbours is delivery's to say, and it knows nothing of this slice.
+  interworking: ['kernel', 'generated', 'database', 'http', 'audit', 'key-store', 'delivery'],
   admin: [
     'kernel',
     'generated',
@@ -51,7 +53,7 @@ const wrappedIn = {
   pg: '^src/(database/|embedded-postgres/|.*/prisma-[^/]+[.]ts$)',
   '@prisma/[^/]+': '^src/(database/|.*/prisma-[^/]+[.]ts$)',
   ioredis: '^src/redis/',
-  undici: '^src/(peer|alarms)/',
+  undici: '^src/(peer|alarms|interworking)/',
   jose: '^src/admin/',
   'node-forge': '^src/pki/',
   '@peculiar/x509': '^src/pki/',

@@ -38,6 +38,7 @@ import { makeGetKey } from './delivery/get-key.ts'
 import { makeGetStatus } from './delivery/get-status.ts'
 import { mountDeliveryPeerApi } from './delivery/peer-routes.ts'
 import { createQuotas } from './delivery/quotas.ts'
+import { createRateLimiter } from './delivery/rate-limiter.ts'
 import { createSaeDirectory } from './delivery/prisma-sae-directory.ts'
 import { mountDeliveryApi } from './delivery/routes.ts'
 import { createSettlement } from './delivery/settle-reservations.ts'
@@ -47,6 +48,8 @@ import { bearerChallenge } from './http/error-response.ts'
 import { createEventStreams } from './http/event-streams.ts'
 import { startListener, type Listener } from './http/listeners.ts'
 import { bothOf, createRequestLog, type RequestLog } from './http/request-log.ts'
+import { createInterworking } from './interworking/create-interworking.ts'
+import { INTERWORKING_BODY_BYTES_MAX } from './interworking/routes.ts'
 import { systemClock, type Clock } from './kernel/clock.ts'
 import type { KmeId, LinkId } from './kernel/identifiers.ts'
 import type { Logger } from './kernel/log.ts'
@@ -119,12 +122,14 @@ export interface ComposeOptions {
 export interface Kme {
   readonly kmeId: KmeId
   /** The ports the listeners really have. */
-  readonly ports: { readonly sae: number; readonly peer: number; readonly admin: number }
+  readonly ports: { readonly sae: number; readonly peer: number; readonly admin: number; readonly interworking?: number }
   /** Stops in reverse order of starting: listeners first, so that running requests can finish. */
   stop(): Promise<void>
 }
 
 const STOP_GRACE_MS = 5000
+/** Each may hold a body of several MiB; a process of an OpenKME opens four. */
+const NEIGHBOUR_CONNECTIONS_MAX = 64
 
 export const compose = async (options: ComposeOptions): Promise<Kme> => {
   const { config, log, version } = options
@@ -422,13 +427,46 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       retryWindowS: config.keys.retryWindowS,
       lendFloorKeys: config.keys.lendFloor,
     }
-    const metrics = createMetrics({ version, pools: poolWatch, links, peers, alarms, topology })
+    const limiterParts = {
+      redis,
+      keyPrefix: `openkme:${kmeId}:${keyring.name}:quota`,
+      processCount: () => processes.alive().length,
+      clock,
+    }
+    // KMEs of other networks
+    const interworkingFiles = config.interworking && openInstalledFiles(config.interworking.tls, pkiParts)
+    const neighbourTls = (files: InstalledFiles) => ({ ...files.current(), caPem: files.current().caPem ?? '' })
+    const interworking =
+      config.interworking &&
+      interworkingFiles &&
+      cleanUp.use(
+        createInterworking({
+          kmeId,
+          neighbours: config.interworking.neighbours.map(({ id, ...rest }) => ({ kmeId: id, ...rest })),
+          ownUrl: config.interworking.url,
+          tls: neighbourTls(interworkingFiles),
+          isRevoked: interworkingFiles.isRevoked,
+          directory: saes,
+          store,
+          database,
+          audit,
+          limits,
+          limiterOf: (name, points) => createRateLimiter(name, { points, windowS: 1 }, limiterParts),
+          clock,
+          random,
+          log: log.slice('interworking'),
+        }),
+      )
+    const allKmes = { named: peers.named, statuses: () => [...peers.statuses(), ...(interworking?.statuses() ?? [])] }
+
+    const metrics = createMetrics({ version, pools: poolWatch, links, peers: allKmes, alarms, topology })
     const deliveryParts = {
       kmeId,
       directory: saes,
       pool,
       store,
       peers,
+      neighbours: interworking?.neighbours ?? { named: () => undefined },
       limits,
       audit,
       random,
@@ -459,12 +497,9 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     const getKeyWithKeyIds = makeGetKeyWithKeyIds({ store })
     const acceptAssignment = makeAcceptAssignment({ ...deliveryParts, clock })
     const admitRequest = makeAdmitRequest({
+      ...limiterParts,
       quotas: createQuotas(config.quotas),
-      redis,
-      keyPrefix: `openkme:${kmeId}:${keyring.name}:quota`,
-      processCount: () => processes.alive().length,
       onRefused: metrics.countQuotaRefused,
-      clock,
       log: log.slice('delivery'),
     })
 
@@ -486,6 +521,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       sae: watchRequests('sae'),
       peer: bothOf(countRequests('peer'), refusalLog.ofCalls),
       admin: watchRequests('admin', HEALTH_ROUTES),
+      interworking: watchRequests('interworking'),
     }
     const saeApp = createApiApp({
       errors: 'etsi',
@@ -539,6 +575,14 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
         mountRelayPeerApi(app, { kmeId, acceptor: config.relay.enabled ? relay.acceptor : undefined })
       },
     })
+    const interworkingApp =
+      interworking &&
+      createApiApp({
+        errors: 'interworking',
+        log: log.slice('http'),
+        requestLog: watched.interworking,
+        mount: interworking.mount,
+      })
     const readiness = createReadiness({
       clock,
       probes: [{ name: 'database', check: () => database.answers() }],
@@ -550,6 +594,12 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       ...describeOwn('adminApi.tls.certificate', adminFiles.current().certificatePem),
       ...describeAnchors('saeApi.tls.clientCa', saeFiles),
       ...describeAnchors('peerApi.tls.ca', peerFiles),
+      ...(interworkingFiles === undefined
+        ? []
+        : [
+            ...describeOwn('interworking.tls.certificate', interworkingFiles.current().certificatePem),
+            ...describeAnchors('interworking.tls.ca', interworkingFiles),
+          ]),
     ]
     const streams = createEventStreams({ clock, log: log.slice('http') })
     const adminApp = createApiApp({
@@ -568,7 +618,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
           audit,
           saes,
           links,
-          peers,
+          peers: allKmes,
           trust: peerTrust,
           pools: poolWatch,
           poolHistory,
@@ -609,10 +659,13 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     loop(alarms.run(signal))
     loop(notices.run(signal))
     loop(watchDatabase({ alarms, databaseAnswers: database.answers, clock }, signal))
+    if (interworking !== undefined) loop(interworking.run(signal))
     const hear = (table: string | undefined): void => {
       if (table === 'duty') processes.wake()
       else if (table === 'topology') flooding.notice()
-      else saes.notice()
+      else if (table !== 'sent_key') saes.notice()
+      // Without a name something may have been missed.
+      if (table === undefined || table === 'sent_key') interworking?.notice()
       if (table === undefined || table.startsWith('peer_')) peerTrust.notice()
     }
     loop(database.listen('kme_changes', hear, signal))
@@ -636,11 +689,12 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     const revocationLists = (): RevocationListSight[] => [
       ...revocationListOf('saeApi.tls.clientCrl', saeFiles),
       ...revocationListOf('peerApi.tls.crl', peerFiles),
+      ...(interworkingFiles === undefined ? [] : revocationListOf('interworking.tls.crl', interworkingFiles)),
     ]
     const sights = {
       alarms,
       links: links.statuses,
-      peers: peers.statuses,
+      peers: allKmes.statuses,
       revocationLists,
       pools: () => [kmeId, ...config.peers.map(({ id }) => id)],
       redisAnswers: () => redis?.answers() ?? true,
@@ -652,7 +706,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
 
     // Listeners last: nothing is answered before everything behind it stands.
     const listen = async (
-      name: 'sae' | 'peer' | 'admin',
+      name: 'sae' | 'peer' | 'admin' | 'interworking',
       app: Parameters<typeof startListener>[0]['app'],
       more: Pick<
         Parameters<typeof startListener>[0],
@@ -685,6 +739,17 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       tls: adminFiles.current(),
       clientCertificate: 'none',
     })
+    const interworkingListener =
+      config.interworking &&
+      interworkingApp &&
+      interworkingFiles &&
+      (await listen('interworking', interworkingApp, {
+        host: config.interworking.host,
+        port: config.interworking.port,
+        tls: interworkingFiles.current(),
+        clientCertificate: 'required',
+        limits: { maxBodyBytes: INTERWORKING_BODY_BYTES_MAX, maxConnectionsPerClient: NEIGHBOUR_CONNECTIONS_MAX },
+      }))
     const cutRevoked = (listener: Listener, { isRevoked }: InstalledFiles): number =>
       listener.closeConnections((facts) => facts !== undefined && isRevoked(facts.serialNumber, facts.issuer))
     loop(
@@ -701,6 +766,15 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
         links.reconnect()
       }, signal),
     )
+    if (interworkingFiles && interworkingListener) {
+      loop(
+        interworkingFiles.watch((contents) => {
+          cutRevoked(interworkingListener, interworkingFiles)
+          interworkingListener.updateTls(contents)
+          interworking?.updateTls(neighbourTls(interworkingFiles))
+        }, signal),
+      )
+    }
     loop(adminFiles.watch((contents) => adminListener.updateTls(contents), signal))
     peerTrust.onNarrowed((peerKmeId) => {
       const uri = `urn:kme:kme:${peerKmeId}`
@@ -730,7 +804,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       streams.end()
       await within(STOP_GRACE_MS, 'requests', Promise.all([saeListener.stop(STOP_GRACE_MS), adminListener.stop(STOP_GRACE_MS)]))
       running.abort()
-      await within(1500, 'loops', Promise.all([...loops, peerListener.stop(1000)]))
+      await within(1500, 'loops', Promise.all([...loops, peerListener.stop(1000), interworkingListener?.stop(1000)]))
       await within(1000, 'audit', audit.append({ event: 'kme.stopped', actor: 'system', outcome: 'done', subject: { kmeId } }))
       await within(1500, 'connections', cleanUp.disposeAsync())
       log.info({ kmeId }, 'KME stopped')
@@ -738,7 +812,12 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     let stopped: Promise<void> | undefined
 
     await audit.append({ event: 'kme.started', actor: 'system', outcome: 'done', subject: { kmeId, version } })
-    const ports = { sae: saeListener.port, peer: peerListener.port, admin: adminListener.port }
+    const ports = {
+      sae: saeListener.port,
+      peer: peerListener.port,
+      admin: adminListener.port,
+      ...(interworkingListener && { interworking: interworkingListener.port }),
+    }
     log.info({ kmeId, ...ports }, 'KME started')
     return {
       kmeId,

@@ -13,6 +13,7 @@ const NOT_HERE: ReadonlySet<unknown> = new Set([...RACES, ...AGAINST_THE_LINK])
 const HINTS: Readonly<Record<string, string>> = {
   'sae-not-served': '. Compare saes at both KMEs',
   'pair-not-permitted': '. Compare sharesWith at both KMEs, and which SAEs are disabled',
+  'key-routing-error': '. Compare saes and sharesWith at both KMEs',
   'path-not-allowed': '. Compare relay, peers and links at both KMEs',
   'next-hop-unknown': '. Compare links at both KMEs',
   'unknown-call': '. Does that KME run another version of OpenKME?',

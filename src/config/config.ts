@@ -106,6 +106,50 @@ const tcpLink = z.strictObject({
   qberMax: z.number().min(0).max(0.5).default(0.11),
 })
 
+/** The name an authority of another network gave a KME, in one of two places. */
+const certificateName = z.union(
+  [z.strictObject({ uri: z.string().min(1).max(256) }), z.strictObject({ commonName: z.string().min(1).max(64) })],
+  { error: (issue) => missing(issue) ?? 'expected uri or commonName, one of them' },
+)
+
+const neighbour = z
+  .strictObject({
+    /** What this KME calls it; the KME of the SAEs that are homed behind it. */
+    id: kmeId,
+    /** What its certificate must bear. An OpenKME bears `urn:kme:kme:<id>`. */
+    certificate: certificateName,
+    /** Origin of its ETSI GS QKD 020 API. */
+    url: origin,
+    /** The only URL it may have acknowledgements sent to; that of the standard at `url` if left out. */
+    callbackUrl: address.optional(),
+    /** Sends keys to it without a callback, where it can do that. */
+    synchronous: z.boolean().default(false),
+    /** How long it has to relay keys to their targets. */
+    deadlineMs: z.int().min(100).max(30_000).default(5000),
+    /** Requests it may make. */
+    requestsPerS: z.int().min(1).default(500),
+    /** Keys it may send and void: no less than one request can name. */
+    keysPerS: z.int().min(1024).default(10_000),
+  })
+  .transform(({ callbackUrl, ...rest }) => ({
+    ...rest,
+    callbackUrl: callbackUrl ?? `${new URL(rest.url).origin}/kmapi/v1/ext_keys/ack`,
+  }))
+
+const interworking = z.strictObject({
+  ...listener,
+  /** Origin under which neighbours reach this listener. */
+  url: origin,
+  tls: z.strictObject({
+    certificate: z.string(),
+    privateKey: z.string(),
+    /** Authorities the neighbours' certificates may come from. */
+    ca: z.string(),
+    crl: z.string().optional(),
+  }),
+  neighbours: z.array(neighbour).max(64).default([]),
+})
+
 const probability = z.number().min(0).max(1)
 /** A named profile, or one with some values replaced. What is wrong with the whole is said by the profile's own check. */
 const bb84Profile = z
@@ -315,6 +359,8 @@ const schema = z.strictObject({
     /** Public key (SPKI PEM, Ed25519 or P-256) that admin tokens are checked with. */
     tokenKey: z.string(),
   }),
+  /** KMEs of other networks at this site, by ETSI GS QKD 020. Off unless set. */
+  interworking: interworking.optional(),
   keys: keys.prefault({}),
   sharing: sharing.prefault({}),
   pools: pools.prefault({}),
@@ -424,7 +470,12 @@ interface WellFormedParts {
     readonly pairs: readonly Partial<Config['quotas']['pairs'][number]>[]
   }
   readonly webhooks: readonly Partial<Config['alarms']['webhooks'][number]>[]
+  readonly neighbours: readonly Partial<Neighbour>[]
 }
+
+type Neighbour = Pick<z.output<typeof neighbour>, 'id' | 'certificate'>
+
+const LISTENERS = ['saeApi', 'peerApi', 'adminApi', 'interworking'] as const
 
 const wellFormedParts = (written: unknown): WellFormedParts => {
   const {
@@ -444,7 +495,7 @@ const wellFormedParts = (written: unknown): WellFormedParts => {
   const id = kmeId.safeParse(asObject(kme)['id'])
   return {
     kmeId: id.data,
-    listeners: (['saeApi', 'peerApi', 'adminApi'] as const).map((name) => ({
+    listeners: LISTENERS.filter((name) => others[name] !== undefined).map((name) => ({
       name,
       ...wellFormedMembers(z.object(listener), others[name]),
     })),
@@ -476,6 +527,9 @@ const wellFormedParts = (written: unknown): WellFormedParts => {
       pairs: asList(pairs).map((entry) => wellFormedMembers(pairQuota, entry)),
     },
     webhooks: asList(asObject(alarms)['webhooks']).map((entry) => wellFormedMembers(webhook, entry)),
+    neighbours: asList(asObject(others['interworking'])['neighbours']).map((entry) =>
+      wellFormedMembers(z.object({ id: kmeId, certificate: certificateName }), entry),
+    ),
   }
 }
 
@@ -501,6 +555,7 @@ const crossCheck = (parts: WellFormedParts): string[] => [
   ...checkQuotas(parts),
   ...checkFallback(parts),
   ...checkRelay(parts),
+  ...checkNeighbours(parts),
   ...twice('alarms.webhooks', 'url', parts.webhooks, ({ url }) => url),
 ]
 
@@ -605,6 +660,25 @@ const checkRelay = ({
       return faults
     }),
     ...links.flatMap(({ id }, i) => (id?.startsWith('relay:') === true ? [`links[${i}].id: no link is called relay:...`] : [])),
+  ]
+}
+
+/** A KME is a peer or a neighbour: its ID says which way keys for the SAEs homed there go. */
+const checkNeighbours = ({ kmeId: own, neighbours, peers, links }: WellFormedParts): string[] => {
+  const known = new Set(peers.map(({ id }) => id))
+  return [
+    ...neighbours.flatMap(({ id }, i) => {
+      if (id === undefined) return []
+      if (id === own) return [`interworking.neighbours[${i}].id: this KME itself`]
+      return known.has(id) ? [`interworking.neighbours[${i}].id: ${id} is among the peers`] : []
+    }),
+    ...twice('interworking.neighbours', 'id', neighbours, ({ id }) => id),
+    ...twice('interworking.neighbours', 'certificate', neighbours, ({ certificate }) =>
+      certificate === undefined ? undefined : Object.values(certificate).join(),
+    ),
+    ...links.flatMap(({ id }, i) =>
+      id?.startsWith('received:') === true ? [`links[${i}].id: no link is called received:...`] : [],
+    ),
   ]
 }
 
@@ -789,6 +863,9 @@ const withAbsolutePaths = (config: Config, folder: string): Config => {
     custody: all(config.custody, ['passphraseFile']),
     saeApi: { ...config.saeApi, tls: all(config.saeApi.tls, ['certificate', 'privateKey', 'clientCa', 'clientCrl']) },
     peerApi: { ...config.peerApi, tls: all(config.peerApi.tls, ['certificate', 'privateKey', 'ca', 'crl']) },
+    ...(config.interworking !== undefined && {
+      interworking: { ...config.interworking, tls: all(config.interworking.tls, ['certificate', 'privateKey', 'ca', 'crl']) },
+    }),
     adminApi: { ...all(config.adminApi, ['tokenKey']), tls: all(config.adminApi.tls, ['certificate', 'privateKey']) },
     links: config.links.map((link) => (link.driver === 'bb84' ? all(link, ['authenticationKeyFile']) : link)),
     alarms: { ...config.alarms, webhooks: config.alarms.webhooks.map((webhook) => all(webhook, ['secretFile', 'caFile'])) },

@@ -4,7 +4,15 @@
  *  Knows nothing of HTTP; routes.ts calls it. */
 import type { AuditLog } from '../audit/audit.ts'
 import type { Clock } from '../kernel/clock.ts'
-import { BadRequest, Conflict, KeyDataAccess, KeysExhausted, PeerUnavailable, Unavailable } from '../kernel/errors.ts'
+import {
+  BadRequest,
+  Conflict,
+  KeyDataAccess,
+  KeysExhausted,
+  PeerUnavailable,
+  Unavailable,
+  UnknownSlave,
+} from '../kernel/errors.ts'
 import type { AssignmentId, KeyId, KmeId, SaeId } from '../kernel/identifiers.ts'
 import type { Logger } from '../kernel/log.ts'
 import type { Random } from '../kernel/random.ts'
@@ -28,7 +36,7 @@ import {
 } from '../key-store/key-store.ts'
 import type { PeerDirectory, PeerKme } from '../peer/peer.ts'
 import { createPeerAgreement, RETRY_PEER_S, type Offer } from './agree-with-peers.ts'
-import type { DeliveryLimits, SaeDirectory } from './delivery.ts'
+import type { DeliveryLimits, NeighbourDirectory, NeighbourKme, SaeDirectory } from './delivery.ts'
 import type { DeliveredKeys } from './key-container.ts'
 import type { RelayExtensions } from './extensions.ts'
 import type { KeyRequest } from './key-request.ts'
@@ -41,6 +49,7 @@ export interface GetKeyParts {
   readonly pool: KeyPool
   readonly store: KeyStore
   readonly peers: PeerDirectory
+  readonly neighbours: NeighbourDirectory
   readonly limits: DeliveryLimits
   readonly settlement: Settlement
   /** Asks the other end of a link to lend units when this end has too few. False when it lent none. */
@@ -116,8 +125,9 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
     const { number, sizeBits, extensions } = request
     const peerTargets = targets.filter((target) => target.kmeId !== kmeId)
     const slavesHere = targets.find((target) => target.kmeId === kmeId)?.slaveSaeIds ?? []
-    // No link joins two SAEs at one KME: their keys come from the system's random source.
-    if (extensions.qkdOnly && peerTargets.length === 0) throw new BadRequest(undefined, OPTIONS_NOT_MET)
+    // No link joins two SAEs at one KME, nor this KME and a neighbour: their keys come from the system's random source.
+    const isOfLinks = peerTargets.length > 0 && peerTargets.every((target) => parts.neighbours.named(target.kmeId) === undefined)
+    if (extensions.qkdOnly && !isOfLinks) throw new BadRequest(undefined, OPTIONS_NOT_MET)
     const { requestId, qkdOnly } = extensions
     const relay = relayWanted(masterSaeId, slaveSaeIds, extensions.relay)
     const wanted: Wanted = { masterSaeId, slaveSaeIds, peerTargets, slavesHere, number, sizeBits, requestId, qkdOnly, relay }
@@ -187,8 +197,19 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
     }
   }
 
-  const deliverFresh = (wanted: Wanted): Promise<DeliveredKeys> =>
-    wanted.peerTargets.length === 0 ? deliverHere(wanted) : deliverWithPeers(wanted)
+  const deliverFresh = async (wanted: Wanted): Promise<DeliveredKeys> => {
+    if (wanted.peerTargets.length === 0) return deliverHere(wanted)
+    const neighbour = findNeighbour(wanted)
+    return neighbour === undefined ? deliverWithPeers(wanted) : deliverToNeighbour(neighbour, wanted)
+  }
+
+  /** The KME of another network that the slaves are homed behind; undefined when they are homed in this one. */
+  const findNeighbour = ({ peerTargets }: Wanted): NeighbourKme | undefined => {
+    const found = peerTargets.flatMap((target) => parts.neighbours.named(target.kmeId) ?? [])
+    if (found.length === 0 || peerTargets.length === 1) return found[0]
+    const reason = 'shall not name SAEs of another network together with SAEs at other KMEs'
+    throw new BadRequest([{ parameter: 'additional_slave_SAE_IDs', reason }])
+  }
 
   const toAssignment = (wanted: Wanted, units: readonly UnitRun[]): Assignment => ({
     aid: random.uuid() as AssignmentId,
@@ -330,17 +351,21 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
     return found
   }
 
+  const claimUnits = async (request: ClaimRequest, targets: readonly Target[]): Promise<Claim | 'conflict'> => {
+    try {
+      return await store.claim(request)
+    } catch (error) {
+      if (error instanceof KeyDataAccess) await parts.settlement.burn(request.assignment.aid, 'the units could not be opened')
+      else targets.forEach((target) => pool.doubt(target.kmeId))
+      throw error
+    }
+  }
+
   const deliverWithPeers = async (wanted: Wanted): Promise<DeliveredKeys> => {
     const asked = findPeers(wanted)
-    const { assignment, copies, claimed, met } = await tryClaims(wanted, wanted.peerTargets, async (candidate, ...more) => {
-      try {
-        return await store.claim(toClaim(wanted, candidate, ...more))
-      } catch (error) {
-        if (error instanceof KeyDataAccess) await parts.settlement.burn(candidate.aid, 'the units could not be opened')
-        else wanted.peerTargets.forEach((target) => pool.doubt(target.kmeId))
-        throw error
-      }
-    })
+    const { assignment, copies, claimed, met } = await tryClaims(wanted, wanted.peerTargets, (candidate, ...more) =>
+      claimUnits(toClaim(wanted, candidate, ...more), wanted.peerTargets),
+    )
     try {
       await agreement.reach(toOffers(asked, toClaim(wanted, assignment, copies), claimed))
       await commitIssue(wanted, assignment, copies, { fromFallback: claimed.material.fallbackKeys.size > 0, relay: met })
@@ -349,6 +374,48 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
       throw error
     }
     return toDelivered(assignment, claimed.material, wanted.relay, met)
+  }
+
+  /** Slaves are homed behind a KME of another network: keys of the local pool, sent to it whole. How its network relays them is not known
+   *  here, so nothing is promised of that. */
+  const deliverToNeighbour = async (neighbour: NeighbourKme, wanted: Wanted): Promise<DeliveredKeys> => {
+    const { must, isMandatory } = wanted.relay
+    if (must !== undefined && isMandatory) throw new BadRequest(undefined, OPTIONS_NOT_MET)
+    if (must !== undefined)
+      throw new KeysExhausted(RETRY_NO_LINK_S, 'no key material available: keys cannot be relayed as they must be')
+    if (!neighbour.available()) throw new PeerUnavailable(RETRY_PEER_S)
+    const here = [{ kmeId, slaveSaeIds: wanted.slaveSaeIds }]
+    const plain = { ...wanted, relay: { ...wanted.relay, wish: undefined } }
+    const { assignment, claimed, met } = await tryClaims(plain, here, (candidate) =>
+      claimUnits({ ...toClaim(wanted, candidate, []), poolKmeId: kmeId }, here),
+    )
+    try {
+      await handOver(neighbour, toClaim(wanted, assignment, []).assignment, claimed)
+      await commitIssue(wanted, assignment, [], { fromFallback: false, relay: met })
+    } catch (error) {
+      claimed.material.bytes.wipe()
+      throw error
+    }
+    return toDelivered(assignment, claimed.material, wanted.relay, met)
+  }
+
+  /** @throws unless the neighbour has relayed the keys. Then the reservation is back, burnt, or being settled. */
+  const handOver = async (neighbour: NeighbourKme, assignment: Assignment, claim: Claim): Promise<void> => {
+    const { aid } = assignment
+    const outcome = await neighbour.send(assignment, claim.material.bytes).catch(async (error: unknown) => {
+      await parts.settlement.abort(aid, 'the keys could not be sent')
+      throw error
+    })
+    if (outcome === 'relayed') return
+    log.warn({ aid, neighbour: neighbour.kmeId, outcome }, 'a neighbour did not take keys')
+    if (outcome === 'never-sent') {
+      await pool.giveBack(kmeId, await parts.settlement.giveBack(aid, neighbour.kmeId, 'R1'))
+    } else if (outcome === 'in-doubt') {
+      await parts.settlement.abort(aid, 'the neighbour has not relayed the keys')
+    } else {
+      await parts.settlement.burn(aid, `the neighbour refused the keys: ${outcome}`)
+    }
+    throw outcome === 'not-recognised' ? new UnknownSlave() : new PeerUnavailable(RETRY_PEER_S)
   }
 
   const commitIssue = async (

@@ -3,7 +3,7 @@ import { Unavailable } from '../kernel/errors.ts'
 import type { KmeId, SaeId } from '../kernel/identifiers.ts'
 import type { Account, KeyPool } from '../key-pool/key-pool.ts'
 import type { PeerDirectory } from '../peer/peer.ts'
-import type { DeliveryLimits, SaeDirectory } from './delivery.ts'
+import type { DeliveryLimits, NeighbourDirectory, SaeDirectory } from './delivery.ts'
 import { findPartner } from './route-to-slaves.ts'
 
 export interface GetStatusParts {
@@ -11,6 +11,7 @@ export interface GetStatusParts {
   readonly directory: SaeDirectory
   readonly pool: KeyPool
   readonly peers: PeerDirectory
+  readonly neighbours: NeighbourDirectory
   readonly limits: DeliveryLimits
   /** Whether the database answers. Without it no key can be drawn, and status must not promise any. */
   readonly databaseAnswers: () => boolean
@@ -36,11 +37,14 @@ export interface Status {
 /** Keys of default size that could be drawn now: those this KME issues, as far as they are not kept for others, and those the
  *  peer would lend. None while the peer does not answer, because no key leaves without its consent. */
 const deliverableKeys = async (
-  { kmeId, pool, peers, limits }: GetStatusParts,
+  { kmeId, pool, peers, neighbours, limits }: GetStatusParts,
   target: KmeId,
   account: Account,
 ): Promise<number> => {
-  if (target === kmeId) return Math.min(await pool.drawable(target, account), limits.maxStoredKeys)
+  const neighbour = neighbours.named(target)
+  if (neighbour?.available() === false) return 0
+  // Keys for a neighbour come from the same source as those for SAEs here.
+  if (target === kmeId || neighbour !== undefined) return Math.min(await pool.drawable(kmeId, account), limits.maxStoredKeys)
   if (peers.named(target)?.available() !== true) return 0
   const [drawable, { theirs }] = await Promise.all([pool.drawable(target, account), pool.level(target)])
   return Math.min(drawable + Math.max(0, theirs - limits.lendFloorKeys), limits.maxStoredKeys)

@@ -8,11 +8,13 @@ import type { Logger } from '../kernel/log.ts'
 import type { KeyPool } from '../key-pool/key-pool.ts'
 import type { KeyStore, UnitRun, UnsettledReservation } from '../key-store/key-store.ts'
 import type { PeerDirectory } from '../peer/peer.ts'
+import type { NeighbourDirectory, NeighbourKme } from './delivery.ts'
 
 export interface SettlementParts {
   readonly store: KeyStore
   readonly pool: KeyPool
   readonly peers: PeerDirectory
+  readonly neighbours: NeighbourDirectory
   readonly burnAfterS: number
   /** Counts units for metrics. */
   readonly onBurnt: (unitCount: number) => void
@@ -62,8 +64,20 @@ export const createSettlement = (parts: SettlementParts): Settlement => {
     return true
   }
 
+  /** Keys that may have been sent to a neighbour are nobody's any more, whatever it says: it knows their bytes. */
+  const settleSent = async (neighbour: NeighbourKme, { aid, state }: UnsettledReservation): Promise<boolean> => {
+    if (state === 'BURNT') await store.forgetBurnt(aid, neighbour.kmeId)
+    else if ((await store.markAborting(aid, 'its process is gone')) === 'aborting') {
+      await neighbour.abandon(aid)
+      await burn(aid, 'the neighbour may know the keys')
+    }
+    return true
+  }
+
   const settleOne = async (reservation: UnsettledReservation): Promise<boolean> => {
     const { aid, peerKmeId } = reservation
+    const neighbour = parts.neighbours.named(peerKmeId)
+    if (neighbour !== undefined) return settleSent(neighbour, reservation)
     if (reservation.state === 'BURNT') return retire(reservation)
     if (reservation.pad) {
       await burn(aid, PAD_MAY_BE_SENT, peerKmeId)

@@ -49,14 +49,16 @@ export const requireSae = (options: {
   }
 }
 
-/** Lets only peer KMEs through; otherwise as `requireSae`. */
+/** Lets only other KMEs through; otherwise as `requireSae`.
+ *  @param options.identify says which KME the certificate names; by its SAN URI `urn:kme:kme:<id>` if left out. */
 export const requireKme = (options: {
+  readonly identify?: (facts: CertificateFacts) => KmeId | undefined
   readonly isAdmitted: (kmeId: KmeId, facts: CertificateFacts) => boolean
   readonly clock: Clock
 }): RequestHandler => {
   return (req, _res, next) => {
     const facts = currentFacts(req, options.clock)
-    const kmeId = kmeIdOf(facts)
+    const kmeId = (options.identify ?? kmeIdOf)(facts)
     if (kmeId === undefined) throw new Unauthorized('the certificate names no KME')
     if (!options.isAdmitted(kmeId, facts)) throw new Unauthorized(`KME ${kmeId} is not admitted`)
     const called = req as CalledRequest

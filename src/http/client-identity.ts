@@ -81,6 +81,16 @@ export const kmeIdOf = (facts: CertificateFacts): KmeId | undefined => {
   return name === undefined ? undefined : parseKmeId(name)
 }
 
+/** The name in a certificate by which a KME of another network is known: an authority that is not ours chose it. */
+export type CertificateName = { readonly uri: string } | { readonly commonName: string }
+
+/** Whether an end certificate bears the name: a URI among those of its SAN, or its only subject CN. */
+export const bearsName = (facts: CertificateFacts, name: CertificateName): boolean => {
+  if (facts.ca) return false
+  if ('uri' in name) return facts.sanUris.includes(name.uri)
+  return facts.subjectCommonNames.length === 1 && facts.subjectCommonNames[0] === name.commonName
+}
+
 const mayAuthenticate = (facts: CertificateFacts): boolean => facts.clientAuth && !facts.ca
 
 // A URN's scheme and namespace compare without case (RFC 8141), so a candidate is found without case as well; but only

@@ -1,14 +1,15 @@
 /** Turns the closed set of errors into answers: the Error object of ETSI GS QKD 014 (clause 6.5) on the SAE API,
- *  RFC 9457 problem details on the admin and peer API.
+ *  RFC 9457 problem details on the admin and peer API, the error object of ETSI GS QKD 020 on the interworking API.
  *  Holds: under the SAE API a 401 has no body, nothing is answered with 500, and no caller's value is echoed. */
 import { STATUS_CODES } from 'node:http'
 import type { ServerResponse } from 'node:http'
 import { BadRequest, MethodNotAllowed } from '../kernel/errors.ts'
 import type { KmeError, KmeErrorCode } from '../kernel/errors.ts'
 import { sealHeaders } from './answer-seal.ts'
+import { INTERWORKING_CONTENT_TYPE, interworkingProblem, type InterworkingProblem } from './interworking-problem.ts'
 
-/** `etsi` for the SAE API, `problem` for the admin and peer API. */
-export type ErrorStyle = 'etsi' | 'problem'
+/** `etsi` for the SAE API, `problem` for the admin and peer API, `interworking` for the API of KMEs of other networks. */
+export type ErrorStyle = 'etsi' | 'problem' | 'interworking'
 
 const etsiStatus: Record<KmeErrorCode, number> = {
   'bad-request': 400,
@@ -41,6 +42,36 @@ const problemStatus: Record<KmeErrorCode, number> = {
   'key-data-access': 503,
   unavailable: 503,
   internal: 503,
+}
+
+const interworkingStatus: Record<KmeErrorCode, number> = { ...problemStatus, forbidden: 401, conflict: 503 }
+
+const interworkingProblems: Record<KmeErrorCode, InterworkingProblem | undefined> = {
+  'bad-request': 'invalid-parameter',
+  'unknown-slave': 'key-routing-error',
+  'key-not-found': 'key-not-present',
+  unauthorized: 'unauthorized',
+  forbidden: 'unauthorized',
+  'not-found': undefined,
+  'method-not-allowed': undefined,
+  conflict: 'server-side-general-error',
+  'keys-exhausted': 'insufficient-key-material',
+  'peer-unavailable': 'server-side-general-error',
+  'key-data-access': 'server-side-general-error',
+  unavailable: 'server-side-general-error',
+  internal: 'server-side-general-error',
+}
+
+const statusOf: Record<ErrorStyle, Record<KmeErrorCode, number>> = {
+  etsi: etsiStatus,
+  problem: problemStatus,
+  interworking: interworkingStatus,
+}
+
+const contentTypeOf: Record<ErrorStyle, string> = {
+  etsi: 'application/json',
+  problem: 'application/problem+json',
+  interworking: INTERWORKING_CONTENT_TYPE,
 }
 
 /** The challenge a 401 must carry (RFC 9110, 11.6.1). No scheme is registered for TLS client certificates, so this one is
@@ -80,10 +111,10 @@ export const rawBadRequest = (style: ErrorStyle): string => {
 }
 
 const answerTo = (error: KmeError, style: ErrorStyle, challenge: string): Answer => {
-  const status = (style === 'etsi' ? etsiStatus : problemStatus)[error.code]
-  const body = style === 'etsi' ? etsiBody(error, status) : problemBody(error, status)
+  const status = statusOf[style][error.code]
+  const body = bodyOf[style](error, status)
   const headers = ['Cache-Control', 'no-store', 'Content-Length', String(Buffer.byteLength(body))]
-  if (body !== '') headers.push('Content-Type', style === 'etsi' ? 'application/json' : 'application/problem+json')
+  if (body !== '') headers.push('Content-Type', contentTypeOf[style])
   if (status === 401) headers.push('WWW-Authenticate', challenge)
   if (error instanceof MethodNotAllowed) headers.push('Allow', error.allow.join(', '))
   if (error.retryAfterS !== undefined) headers.push('Retry-After', String(Math.max(1, Math.ceil(error.retryAfterS))))
@@ -103,4 +134,17 @@ const problemBody = (error: KmeError, status: number): string => {
   // The reason of a refused login is for the log.
   const detail = status === 401 ? {} : { detail: error.message }
   return JSON.stringify({ type: 'about:blank', title, status, ...detail, ...detailsOf(error) })
+}
+
+const interworkingBody = (error: KmeError, status: number): string => {
+  const problem = interworkingProblems[error.code]
+  // The reason of a refused login is for the log.
+  if (status === 401 || problem === undefined) return interworkingProblem(status, problem)
+  return interworkingProblem(status, problem, { [problem.replaceAll('-', '_')]: error.message })
+}
+
+const bodyOf: Record<ErrorStyle, (error: KmeError, status: number) => string> = {
+  etsi: etsiBody,
+  problem: problemBody,
+  interworking: interworkingBody,
 }

@@ -17,6 +17,7 @@ import type { Logger } from '../kernel/log.ts'
 import { certificateFactsOf } from './client-identity.ts'
 import type { CertificateFacts } from './client-identity.ts'
 import { rawBadRequest, sendError } from './error-response.ts'
+import type { ErrorStyle } from './error-response.ts'
 import { isAdmissible } from './request-admission.ts'
 import type { RequestLog } from './request-log.ts'
 
@@ -67,7 +68,7 @@ export const defaultListenerLimits: ListenerLimits = {
 }
 
 export interface ListenerOptions {
-  readonly name: 'sae' | 'peer' | 'admin'
+  readonly name: 'sae' | 'peer' | 'admin' | 'interworking'
   readonly host: string
   /** 0 takes any free port. */
   readonly port: number
@@ -111,6 +112,13 @@ const CIPHERS = [
   'ECDHE-RSA-AES128-GCM-SHA256',
 ].join(':')
 
+const styles: Record<ListenerOptions['name'], ErrorStyle> = {
+  sae: 'etsi',
+  peer: 'problem',
+  admin: 'problem',
+  interworking: 'interworking',
+}
+
 /** What the listener remembers of an open connection. */
 interface Connection {
   readonly socket: TLSSocket
@@ -124,7 +132,7 @@ interface Connection {
 export const startListener = async (options: ListenerOptions): Promise<Listener> => {
   const { log, clock } = options
   const limits = { ...defaultListenerLimits, ...options.limits }
-  const style = options.name === 'sae' ? 'etsi' : 'problem'
+  const style = styles[options.name]
   const badRequest = rawBadRequest(style)
   const rawSockets = new Set<Socket>()
   const connections = new Map<Duplex, Connection>()

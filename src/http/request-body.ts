@@ -134,6 +134,39 @@ const receiveSecretBody = (req: IncomingMessage, maxBytes: number): Promise<Secr
     })
   })
 
+/** JSON that holds key material: it is in no buffer but the one returned, which the caller zeroes.
+ *  @throws BadRequest when it is not labelled as JSON, longer than `maxBytes`, empty, or breaks off. */
+export const readSecretJson = (req: IncomingMessage, maxBytes: number): Promise<Buffer> =>
+  new Promise((resolve, reject) => {
+    const chunks: Buffer[] = []
+    let length = 0
+    const wipe = (): void => chunks.forEach((chunk) => chunk.fill(0))
+    const refuse = (): void => {
+      req.pause()
+      req.removeListener('data', take)
+      wipe()
+      reject(new BadRequest())
+    }
+    const take = (chunk: Buffer): void => {
+      chunks.push(chunk)
+      length += chunk.length
+      if (length > maxBytes) refuse()
+    }
+    if (!isJsonLabel(req.headers['content-type']) || Number(req.headers['content-length'] ?? 0) > maxBytes) return refuse()
+    req.on('data', take)
+    req.on('end', () => {
+      if (length === 0) return refuse()
+      const body = Buffer.allocUnsafeSlow(length)
+      chunks.reduce((at, chunk) => at + chunk.copy(body, at), 0)
+      wipe()
+      resolve(body)
+    })
+    req.on('error', refuse)
+    req.on('close', () => {
+      if (!req.readableEnded) refuse()
+    })
+  })
+
 const isJsonLabel = (contentType: string | undefined): boolean => {
   if (contentType === undefined || contentType === '') return true
   if (contentType === 'application/json') return true

@@ -34,6 +34,10 @@ export const relayLinkId = (one: KmeId, other: KmeId): LinkId => `${RELAY_LINK_P
 /** A link whose ID begins like this is no link. */
 export const RELAY_LINK_PREFIX = 'relay:'
 
+/** Blocks of keys that came whole from another KME have link IDs that begin like this. They are in no pool: every unit belongs to a key from
+ *  the beginning. */
+export const RECEIVED_LINK_PREFIX = 'received:'
+
 /** Why the key of a block that this KME distilled itself may be called secret (docs/bb84.md). Whole and plain, so that the audit log keeps it. */
 export interface SecurityStatement {
   /** Events per intensity, strongest first: the sifted key and its errors, what was disclosed and its errors. */
@@ -133,6 +137,8 @@ export interface Copy {
 export interface ClaimRequest {
   readonly peerKmeId: KmeId
   readonly assignment: Assignment
+  /** Whose pool the units are of; the peer's if left out. */
+  readonly poolKmeId?: KmeId
   /** Whether the units are of the fallback source. A hint that is wrong about it is a conflict. */
   readonly fromFallback?: boolean
   /** Claimed with it, all or none; their units are not of the fallback source. */
@@ -382,4 +388,40 @@ export interface ShareStore {
   /** Makes one block of shares that are all here: exclusive or. The shares are destroyed in the same step.
    *  @returns false while one is missing, or when they have not all the same length. */
   joinShares(shares: readonly BlockId[], block: Omit<NewBlock, 'key' | 'relayed'>): Promise<boolean>
+}
+
+/** Keys that came whole from another KME, made there, with the IDs they have there. */
+export interface ReceivedKeys {
+  readonly peerKmeId: KmeId
+  readonly masterSaeId: SaeId
+  readonly slaveSaeIds: readonly SaeId[]
+  readonly keys: readonly { readonly keyId: KeyId; readonly sizeBits: number }[]
+  /** The keys one after the other; stay as they are. */
+  readonly bytes: SecretBytes
+  /** How long they are held for the slaves. */
+  readonly ttlS: number
+  /** Most units of that KME that may wait, these included. */
+  readonly heldUnitsMax: number
+}
+
+/** Which received keys are meant: those of this KME for this master and these slaves, all or some of them. */
+export interface ReceivedSelection {
+  readonly peerKmeId: KmeId
+  readonly masterSaeId: SaeId
+  readonly slaveSaeIds: readonly SaeId[]
+  readonly keyIds: readonly KeyId[] | 'all'
+}
+
+/** `delivered`: a slave has it, so it cannot be voided. `absent`: none of these, or not any more. */
+export interface VoidedKey {
+  readonly keyId: KeyId
+  readonly outcome: 'voided' | 'delivered' | 'absent'
+}
+
+export interface ReceivedKeyStore {
+  /** Holds the keys for the slaves, all or none; durable when this resolves. Equal keys for the same SAEs, as long as no slave has one, are
+   *  `held` again. `key-id-in-use`, `too-many`: nothing changed. */
+  receive(keys: ReceivedKeys): Promise<'held' | 'key-id-in-use' | 'too-many'>
+  /** Makes sure that no slave gets one of these keys any more, also of those that are still on their way: their IDs are spent. */
+  voidReceived(selection: ReceivedSelection): Promise<readonly VoidedKey[]>
 }

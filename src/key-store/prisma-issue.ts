@@ -144,12 +144,12 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
   ): Promise<(KeyMaterial | Error)[]> => {
     const assignments = requests.map((request) => request.assignment)
     const blocks = await reader.open(blockIdsOf(assignments))
-    for (const { peerKmeId, assignment, fromFallback = false } of requests) {
+    for (const { peerKmeId, assignment, poolKmeId = peerKmeId, fromFallback = false } of requests) {
       // Another KME knows the bytes of the blocks it shares: a wrong hint must not turn them into keys for somebody else, nor
       // keys of the fallback source into keys of a link.
       const isForeign = ({ blockId }: UnitRun): boolean => {
         const block = blocks.get(blockId)
-        return block !== undefined && (block.peerKmeId !== peerKmeId || isFallback(block.place.linkId) !== fromFallback)
+        return block !== undefined && (block.peerKmeId !== poolKmeId || isFallback(block.place.linkId) !== fromFallback)
       }
       if (assignment.units.some(isForeign)) throw new RangeError('units of another pool')
     }

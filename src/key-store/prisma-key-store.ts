@@ -4,7 +4,8 @@ import type { Keyring } from '../custody/custody.ts'
 import type { Database } from '../database/database.ts'
 import { systemClock, type Clock } from '../kernel/clock.ts'
 import type { AssignmentId, KmeId } from '../kernel/identifiers.ts'
-import type { KeyStore, PadStore, ShareStore } from './key-store.ts'
+import { systemRandom, type Random } from '../kernel/random.ts'
+import type { KeyStore, PadStore, ReceivedKeyStore, ShareStore } from './key-store.ts'
 import { blockMethods } from './prisma-blocks.ts'
 import { expireMethods } from './prisma-expire.ts'
 import { fetchMethods } from './prisma-fetch.ts'
@@ -13,6 +14,7 @@ import { issueMethods } from './prisma-issue.ts'
 import { lendMethods } from './prisma-lend.ts'
 import { createBlockReader } from './prisma-open-blocks.ts'
 import { padMethods } from './prisma-pads.ts'
+import { receiveMethods } from './prisma-receive.ts'
 import { settleMethods } from './prisma-settle.ts'
 import { shareMethods } from './prisma-shares.ts'
 
@@ -29,9 +31,10 @@ export interface KeyStoreOptions {
   /** A UUID of this process, new at each start. */
   readonly processId: string
   readonly clock?: Clock
+  readonly random?: Random
 }
 
-export const createKeyStore = (options: KeyStoreOptions): KeyStore & PadStore & ShareStore => {
+export const createKeyStore = (options: KeyStoreOptions): KeyStore & PadStore & ReceivedKeyStore & ShareStore => {
   const reader = createBlockReader({ ...options, statements: options.database })
   const { acceptsFallback = () => false } = options
   const parts = { ...options, acceptsFallback, reader, working: new Set<AssignmentId>() }
@@ -40,6 +43,7 @@ export const createKeyStore = (options: KeyStoreOptions): KeyStore & PadStore & 
     ...issueMethods(parts),
     ...settleMethods(parts),
     ...holdMethods(parts),
+    ...receiveMethods({ ...parts, random: options.random ?? systemRandom }),
     ...fetchMethods({ ...parts, clock: options.clock ?? systemClock }),
     ...lendMethods(parts),
     ...expireMethods(parts),

@@ -1,12 +1,13 @@
 /** PeerKme over HTTPS with client certificates, inside sessions. The peer's certificate must name the KME ID we expect (SAN URI),
  *  whatever its address is. Redirects are not followed, answers are bounded in size and time. */
 import { createBatching } from '../kernel/batching.ts'
+import { createCircuitBreaker } from '../kernel/circuit-breaker.ts'
 import type { Clock } from '../kernel/clock.ts'
 import { BadRequest } from '../kernel/errors.ts'
 import type { AssignmentId, KmeId } from '../kernel/identifiers.ts'
 import type { Logger } from '../kernel/log.ts'
+import { wasNeverSent } from '../kernel/never-sent.ts'
 import type { Random } from '../kernel/random.ts'
-import { createCircuitBreaker } from './circuit-breaker.ts'
 import {
   PeerCallFailed,
   type AbortAnswer,
@@ -79,25 +80,6 @@ export interface MtlsPeer extends PeerKme, FloodingPartner, RelayPartner {
   close(): Promise<void>
 }
 
-/** Errors that undici and the socket report before a request's first byte was written. */
-const NOTHING_WAS_SENT = new Set([
-  'ECONNREFUSED',
-  'ENOTFOUND',
-  'EAI_AGAIN',
-  'EHOSTUNREACH',
-  'ENETUNREACH',
-  'UND_ERR_CONNECT_TIMEOUT',
-  'CERT_HAS_EXPIRED',
-  'CERT_REVOKED',
-  'CRL_HAS_EXPIRED',
-  'CERT_NOT_YET_VALID',
-  'DEPTH_ZERO_SELF_SIGNED_CERT',
-  'SELF_SIGNED_CERT_IN_CHAIN',
-  'UNABLE_TO_VERIFY_LEAF_SIGNATURE',
-  'UNABLE_TO_GET_ISSUER_CERT_LOCALLY',
-  'ERR_TLS_CERT_ALTNAME_INVALID',
-])
-
 const ANSWER_TOO_LARGE = 'UND_ERR_RES_EXCEEDED_MAX_SIZE'
 
 const codeOf = (error: unknown): string | undefined => (error as { code?: string }).code
@@ -145,7 +127,7 @@ export const createMtlsPeer = (options: MtlsPeerOptions): MtlsPeer => {
       if (error instanceof BadRequest || code === ANSWER_TOO_LARGE) options.onForged('answer-malformed')
       throw error instanceof PeerCallFailed
         ? error
-        : new PeerCallFailed(code ?? (error as Error).message, code === undefined || !NOTHING_WAS_SENT.has(code), {
+        : new PeerCallFailed(code ?? (error as Error).message, !wasNeverSent(code), {
             cause: error,
           })
     } finally {

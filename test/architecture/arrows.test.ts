@@ -14,6 +14,7 @@ const FORBIDDEN: readonly [importer: string, imported: string, rule: string][] =
   ['src/key-store/key-store.ts', '../key-pool/key-pool.ts', 'arrows-of-key-store'],
   ['src/link/link.ts', '../delivery/delivery.ts', 'arrows-of-link'],
   ['src/delivery/delivery.ts', '../link/link.ts', 'arrows-of-delivery'],
+  ['src/delivery/delivery.ts', '../interworking/interworking.ts', 'arrows-of-delivery'],
   ['src/device-emulator/device-emulator.ts', '../link/drivers/tcp-driver.ts', 'arrows-of-device-emulator'],
   ['src/key-pool/memory-key-pool.ts', '../key-store/unit-bits.ts', 'doors-only'],
   ['src/admin/admin.ts', '../pki/authorities.ts', 'doors-only'],

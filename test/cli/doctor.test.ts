@@ -215,6 +215,21 @@ describe('certificates and revocation lists', () => {
     expect(found).toContain('fail peers: kme-b: its certificate is not from the authority in peerApi.tls.ca')
   })
 
+  it('looks at what is shown to KMEs of other networks', async () => {
+    const { kme } = pki.authorities.files
+    const tls = { certificate: files.certificate, privateKey: files.key, ca: kme.certificate, crl: kme.revocationList }
+    const interworking = { port: 0, url: 'https://kme-a.example:8471', tls }
+    Object.assign(config, { interworking })
+    expect(await complaints()).toEqual([])
+    const { certificate, key } = await issueFiles(pki, 'sae', 'alice')
+    Object.assign(config, { interworking: { ...interworking, tls: { certificate, privateKey: key, ca: certificate } } })
+    expect(await complaints()).toEqual([
+      'fail certificates: interworking.tls.ca: the certificate is not an authority',
+      'fail certificates: interworking.tls.certificate: its extended key usage lacks serverAuth',
+      expect.stringMatching(/^warn revocation lists: interworking.tls.crl: no revocation list/),
+    ])
+  })
+
   it('finds a revocation list that was tampered with', async () => {
     const forged = join(pki.dir, 'forged.crl.pem')
     const pem = await readFile(pki.authorities.files.sae.revocationList, 'utf8')

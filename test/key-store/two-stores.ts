@@ -227,13 +227,15 @@ export const startDelivery = async (
   const pool = createMemoryKeyPool({ policy: UNSHARED, clock })
   const peers = onlyPeers(...[peer].flat())
   const onBurnt = (): void => undefined
-  const settlement = createSettlement({ store, pool, peers, burnAfterS: BURN_AFTER_S, onBurnt, clock, log: silent })
+  const neighbours = { named: () => undefined }
+  const settlement = createSettlement({ store, pool, peers, neighbours, burnAfterS: BURN_AFTER_S, onBurnt, clock, log: silent })
   const getKey = makeGetKey({
     kmeId: end.kmeId,
     directory: everybodyShares(homeOf),
     pool,
     store,
     peers,
+    neighbours,
     limits,
     settlement,
     borrow: () => Promise.resolve(false),

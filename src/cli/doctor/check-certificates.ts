@@ -14,6 +14,8 @@ interface OwnCertificate {
   readonly namesKme: boolean
   /** The same certificate is shown to peers when this KME calls them. */
   readonly isClient: boolean
+  /** Those in peerApi.tls.ca, where it is to be signed by one of them. */
+  readonly authorities: readonly X509Certificate[]
 }
 
 const DAY_MS = 86_400_000
@@ -23,17 +25,25 @@ const CLIENT_AUTH = '1.3.6.1.5.5.7.3.2'
 const CERTIFICATE = /-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----/g
 
 export const checkCertificates = (parts: DoctorParts, report: Report): void => {
-  const { saeApi, peerApi, adminApi } = parts.config
+  const { saeApi, peerApi, adminApi, interworking } = parts.config
+  const authoritiesOf = (setting: string, file: string): X509Certificate[] => {
+    const found = readCertificates(file, setting, report)
+    for (const authority of found) checkAuthority(authority, setting, parts, report)
+    return found
+  }
+  const kme = { authorities: authoritiesOf('peerApi.tls.ca', peerApi.tls.ca) }
+  authoritiesOf('saeApi.tls.clientCa', saeApi.tls.clientCa)
   const own: OwnCertificate[] = [
-    { at: 'saeApi.tls', ...saeApi.tls, namesKme: true, isClient: false },
-    { at: 'peerApi.tls', ...peerApi.tls, namesKme: true, isClient: true },
-    { at: 'adminApi.tls', ...adminApi.tls, namesKme: false, isClient: false },
+    { at: 'saeApi.tls', ...saeApi.tls, namesKme: true, isClient: false, ...kme },
+    { at: 'peerApi.tls', ...peerApi.tls, namesKme: true, isClient: true, ...kme },
+    { at: 'adminApi.tls', ...adminApi.tls, namesKme: false, isClient: false, ...kme },
   ]
-  const kmeAuthorities = readCertificates(peerApi.tls.ca, 'peerApi.tls.ca', report)
-  const saeAuthorities = readCertificates(saeApi.tls.clientCa, 'saeApi.tls.clientCa', report)
-  for (const authority of kmeAuthorities) checkAuthority(authority, 'peerApi.tls.ca', parts, report)
-  for (const authority of saeAuthorities) checkAuthority(authority, 'saeApi.tls.clientCa', parts, report)
-  for (const entry of own) checkOwn(entry, kmeAuthorities, parts, report)
+  if (interworking !== undefined) {
+    // Whose authority signs it is for the neighbours to say: there may be several.
+    authoritiesOf('interworking.tls.ca', interworking.tls.ca)
+    own.push({ at: 'interworking.tls', ...interworking.tls, namesKme: false, isClient: true, authorities: [] })
+  }
+  for (const entry of own) checkOwn(entry, parts, report)
 }
 
 export const checkRevocationLists = ({ config, clock }: DoctorParts, report: Report): void => {
@@ -41,6 +51,9 @@ export const checkRevocationLists = ({ config, clock }: DoctorParts, report: Rep
     ['saeApi.tls.clientCrl', config.saeApi.tls.clientCrl, config.saeApi.tls.clientCa],
     ['peerApi.tls.crl', config.peerApi.tls.crl, config.peerApi.tls.ca],
   ]
+  if (config.interworking !== undefined) {
+    lists.push(['interworking.tls.crl', config.interworking.tls.crl, config.interworking.tls.ca])
+  }
   for (const [setting, file, caFile] of lists) {
     if (file === undefined)
       report('warn', `${setting}: no revocation list, so a revoked certificate still counts`, `set ${setting}`)
@@ -77,7 +90,7 @@ const checkAuthority = (authority: X509Certificate, setting: string, { clock }: 
   else checkValidity(authority, setting, clock.nowMs(), 'make a new authority', report)
 }
 
-const checkOwn = (own: OwnCertificate, kmeAuthorities: readonly X509Certificate[], parts: DoctorParts, report: Report): void => {
+const checkOwn = (own: OwnCertificate, parts: DoctorParts, report: Report): void => {
   const { config, clock } = parts
   const setting = `${own.at}.certificate`
   const chain = readCertificates(own.certificate, setting, report)
@@ -86,7 +99,7 @@ const checkOwn = (own: OwnCertificate, kmeAuthorities: readonly X509Certificate[
   const issueAgain = `issue a new one: kme pki issue-kme ${config.kme.id}`
   checkValidity(leaf, setting, clock.nowMs(), issueAgain, report)
   checkKey(leaf, own, report)
-  checkChain(chain, kmeAuthorities, own, report)
+  checkChain(chain, own, report)
   if (own.namesKme) {
     const names = (leaf.subjectAltName ?? '').split(', ').filter((name) => name.startsWith('URI:urn:kme:kme:'))
     const expected = `URI:urn:kme:kme:${config.kme.id}`
@@ -126,18 +139,13 @@ const checkKey = (leaf: X509Certificate, { at, privateKey: file, certificate }: 
   }
 }
 
-const checkChain = (
-  chain: readonly X509Certificate[],
-  kmeAuthorities: readonly X509Certificate[],
-  { at, isClient }: OwnCertificate,
-  report: Report,
-): void => {
-  if (kmeAuthorities.length === 0) return
+const checkChain = (chain: readonly X509Certificate[], { at, isClient, authorities }: OwnCertificate, report: Report): void => {
+  if (authorities.length === 0) return
   const last = chain.reduce<X509Certificate | undefined>(
     (reached, certificate) => (reached === undefined || isIssuedBy(reached, certificate) ? certificate : reached),
     undefined,
   )
-  if (last !== undefined && kmeAuthorities.some((authority) => isIssuedBy(last, authority))) return
+  if (last !== undefined && authorities.some((authority) => isIssuedBy(last, authority))) return
   const what = `${at}.certificate: not signed by the authority in peerApi.tls.ca`
   if (isClient) report('fail', what, 'peers refuse it: issue it from the KME authority, or name the right authority')
   else report('warn', what, 'make sure that those who connect trust the authority that signed it')

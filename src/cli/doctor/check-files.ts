@@ -52,7 +52,7 @@ export const readAuthenticationKeys = ({ links }: Pick<Config, 'links'>): Promis
   )
 
 const filesOf = (config: Config): NamedFile[] => {
-  const { saeApi, peerApi, adminApi, alarms } = config
+  const { saeApi, peerApi, adminApi, interworking, alarms } = config
   const named: [setting: string, file: string | undefined, secret: boolean][] = [
     ['database.urlFile', config.database.urlFile, true],
     ['custody.passphraseFile', config.custody.passphraseFile, true],
@@ -67,6 +67,10 @@ const filesOf = (config: Config): NamedFile[] => {
     ['adminApi.tls.certificate', adminApi.tls.certificate, false],
     ['adminApi.tls.privateKey', adminApi.tls.privateKey, true],
     ['adminApi.tokenKey', adminApi.tokenKey, false],
+    ['interworking.tls.certificate', interworking?.tls.certificate, false],
+    ['interworking.tls.privateKey', interworking?.tls.privateKey, true],
+    ['interworking.tls.ca', interworking?.tls.ca, false],
+    ['interworking.tls.crl', interworking?.tls.crl, false],
     ...alarms.webhooks.flatMap(({ secretFile, caFile }, i): [string, string | undefined, boolean][] => [
       [`alarms.webhooks[${i}].secretFile`, secretFile, true],
       [`alarms.webhooks[${i}].caFile`, caFile, false],

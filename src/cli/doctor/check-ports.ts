@@ -1,4 +1,4 @@
-/** The ports of the three listeners: free, or held by this very KME. */
+/** The ports of the listeners: free, or held by this very KME. */
 import { X509Certificate } from 'node:crypto'
 import { once } from 'node:events'
 import { readFileSync } from 'node:fs'
@@ -7,7 +7,7 @@ import { connect } from 'node:tls'
 import { messageOf, type DoctorParts, type Report } from './check.ts'
 
 interface ListenerAddress {
-  readonly name: 'saeApi' | 'peerApi' | 'adminApi'
+  readonly name: 'saeApi' | 'peerApi' | 'adminApi' | 'interworking'
   readonly host: string
   readonly port: number
   readonly certificate: string
@@ -15,9 +15,11 @@ interface ListenerAddress {
 
 /** @returns whether this KME runs: one of its ports answers with its certificate. */
 export const checkPorts = async (parts: DoctorParts, report: Report): Promise<boolean> => {
-  const listeners = (['saeApi', 'peerApi', 'adminApi'] as const).map((name): ListenerAddress => {
-    const { host, port, tls } = parts.config[name]
-    return { name, host, port, certificate: tls.certificate }
+  const listeners = (['saeApi', 'peerApi', 'adminApi', 'interworking'] as const).flatMap((name): ListenerAddress[] => {
+    const listener = parts.config[name]
+    if (listener === undefined) return []
+    const { host, port, tls } = listener
+    return [{ name, host, port, certificate: tls.certificate }]
   })
   let running = false
   for (const listener of listeners) running = (await checkPort(listener, parts, report)) || running

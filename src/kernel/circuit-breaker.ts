@@ -1,13 +1,14 @@
-/** Says whether a call to a peer is worth trying. One failed call opens it; while it is open nothing is claimed for that
+/** Says whether a call to another KME is worth trying. One failed call opens it; while it is open nothing is claimed for that
  *  peer, so a peer that is away costs no keys. Only an answered greeting closes it again, and greetings back off, so a
  *  flapping peer causes no storm. */
-import type { Clock } from '../kernel/clock.ts'
-import type { Logger } from '../kernel/log.ts'
+import type { Clock } from './clock.ts'
+import type { Logger } from './log.ts'
 
 const FIRST_RETRY_MS = 200
 const LAST_RETRY_MS = 3000
-/** How long a closed breaker trusts its last answer before it asks again. */
 const QUIET_MS = 2000
+/** So soon a closed breaker that was opened by a call is noticed. */
+const LOOK_MS = 500
 
 export interface CircuitBreaker {
   isClosed(): boolean
@@ -24,8 +25,10 @@ export const createCircuitBreaker = (parts: {
   clock: Clock
   log: Logger
   peer: string
+  /** How long a closed breaker trusts its last answer before it asks again. */
+  quietMs?: number
 }): CircuitBreaker => {
-  const { clock, log, peer } = parts
+  const { clock, log, peer, quietMs: trustedMs = QUIET_MS } = parts
   let closed = false
   let failures = 0
   let lastAnswerMs: number | undefined
@@ -50,7 +53,7 @@ export const createCircuitBreaker = (parts: {
       let retryMs = FIRST_RETRY_MS
       while (!signal.aborted) {
         const quietMs = lastAnswerMs === undefined ? Infinity : clock.monotonicMs() - lastAnswerMs
-        if (!closed || quietMs >= QUIET_MS) {
+        if (!closed || quietMs >= trustedMs) {
           try {
             await parts.greet()
             answered()
@@ -64,7 +67,7 @@ export const createCircuitBreaker = (parts: {
             failed((error as Error).message)
           }
         }
-        await clock.sleep(closed ? QUIET_MS / 4 : retryMs, signal)
+        await clock.sleep(closed ? LOOK_MS : retryMs, signal)
         if (!closed) retryMs = Math.min(LAST_RETRY_MS, retryMs * 2)
       }
     },
