@@ -18,7 +18,7 @@ const WIRE = [
   { frames: 32, blocksAtOnce: 1, qber: 0.02, addedMs: 0 },
   { frames: 32, blocksAtOnce: 3, qber: 0.02, addedMs: 0 },
   { frames: 256, blocksAtOnce: 1, qber: 0.02, addedMs: 5 },
-  { frames: 85, blocksAtOnce: 3, qber: 0.02, addedMs: 5 },
+  { frames: 86, blocksAtOnce: 3, qber: 0.02, addedMs: 5 },
 ]
 const WIRE_SECONDS = 4
 
