@@ -13,7 +13,7 @@ import { systemRandom } from '../../src/kernel/random.ts'
 import { SecretBytes } from '../../src/kernel/secret-bytes.ts'
 import type { KeyPool } from '../../src/key-pool/key-pool.ts'
 import { createMemoryKeyPool } from '../../src/key-pool/memory-key-pool.ts'
-import type { KeyStore, PadStore, RelayPolicy, UnitRun } from '../../src/key-store/key-store.ts'
+import type { KeyStore, PadStore, RelayPolicy, ShareStore, UnitRun } from '../../src/key-store/key-store.ts'
 import { createKeyStore } from '../../src/key-store/prisma-key-store.ts'
 import { createBlockAgreement } from '../../src/link/agree-block.ts'
 import { PeerCallFailed, type PeerKme, type RelayAnswer, type RelayParcel, type RelayPartner } from '../../src/peer/peer.ts'
@@ -30,6 +30,7 @@ import { createRelay, type RunningRelay } from '../../src/relay/create-relay.ts'
 import type { RelaySettings } from '../../src/relay/relay.ts'
 import type { RouteFinder } from '../../src/topology/topology.ts'
 import { UNSHARED } from '../key-pool/key-pool.contract.ts'
+import { padViolations, readBooks, type Message } from './pad-books.ts'
 
 export const UNIT_BYTES = 32
 export const kme = (name: string): KmeId => `kme-${name}` as KmeId
@@ -45,22 +46,70 @@ export interface Caught {
   readonly parcel: RelayParcel
 }
 
+/** A call to the key store, before it begins or after all of it is durable. */
+export interface Step {
+  readonly kmeId: KmeId
+  readonly call: string
+  readonly when: 'before' | 'after'
+}
+
 /** What becomes of parcels; `forward` carries one to its receiver. */
 export type Carrier = (caught: Caught, forward: (parcel?: RelayParcel) => Promise<RelayAnswer>) => Promise<RelayAnswer>
 
 export interface Node {
   readonly kmeId: KmeId
   readonly database: Database
-  readonly store: KeyStore & PadStore
+  readonly store: KeyStore & PadStore & ShareStore
   readonly pool: KeyPool
   readonly relay: RunningRelay
   readonly alarms: Map<string, string>
+  readonly life: Life
+}
+
+/** Of one process. */
+interface Life {
+  dead: boolean
+  /** Rejects when it is killed. */
+  readonly end: Promise<never>
+  readonly kill: () => void
+}
+
+const beginLife = (): Life => {
+  const { promise: end, reject } = Promise.withResolvers<never>()
+  void end.catch(() => undefined)
+  const life: Life = {
+    dead: false,
+    end,
+    kill: () => {
+      life.dead = true
+      reject(new PeerCallFailed('was killed', true))
+    },
+  }
+  return life
+}
+/** What the dead wait for. */
+const never = (): Promise<never> => new Promise(() => undefined)
+
+/** What a process does; once it is dead nothing comes of it. */
+const whileAlive = async <T>(life: Life, work: () => Promise<T>): Promise<T> => {
+  if (life.dead) return never()
+  try {
+    const result = await work()
+    return life.dead ? await never() : result
+  } catch (error) {
+    if (life.dead) return never()
+    throw error
+  }
 }
 
 export interface RelayWorld extends AsyncDisposable {
   node(kmeId: KmeId): Node
-  /** Begins a KME anew on its database, as after `kill -9`. */
+  /** `kill -9`: nothing that is under way in it goes on, and nobody hears of it again until `restart`. */
+  kill(kmeId: KmeId): void
+  /** Begins a KME anew on its database; what goes on in another process of it, if it was not killed, goes on. */
   restart(kmeId: KmeId): Promise<void>
+  /** Looks on from now on. */
+  watch(onStep: (step: Step) => void): void
   /** A KME that does not answer. */
   readonly away: Set<KmeId>
   /** Every parcel any KME sent, repetitions included. */
@@ -104,19 +153,29 @@ export const startWorld = async (options: RelayWorldOptions): Promise<RelayWorld
   const caught: Caught[] = []
   const padsRedeemed = new Map<string, Buffer>()
   let carrier: Carrier = (_caught, forward) => forward()
+  let onStep: (step: Step) => void = () => undefined
 
   const neighboursOf = (kmeId: KmeId): KmeId[] =>
     options.links.flatMap(([one, other]) => (one === kmeId ? [other] : other === kmeId ? [one] : []))
   const nodeOf = (kmeId: KmeId): Node => nodes.get(kmeId)!
   const reach = (kmeId: KmeId): Node => {
     if (away.has(kmeId)) throw new PeerCallFailed('is away', true)
-    return nodeOf(kmeId)
+    const node = nodeOf(kmeId)
+    if (node.life.dead) throw new PeerCallFailed('is gone', true)
+    return node
   }
+  /** One KME asks another: neither hears anything when either is killed meanwhile. */
+  const ask = <T>(life: Life, to: KmeId, work: (node: Node) => Promise<T>): Promise<T> =>
+    whileAlive(life, async () => {
+      const node = reach(to)
+      return Promise.race([node.life.end, work(node)])
+    })
 
-  const partnerOf = (from: KmeId, to: KmeId): RelayPartner => ({
+  const partnerOf = (life: Life, from: KmeId, to: KmeId): RelayPartner => ({
     kmeId: to,
     available: () => !away.has(to),
     relay: (parcel, withinMs) => {
+      if (life.dead) return never()
       const sent: Caught = { from, to, parcel }
       caught.push(sent)
       const finished = new AbortController()
@@ -125,7 +184,7 @@ export const startWorld = async (options: RelayWorldOptions): Promise<RelayWorld
       })
       const answered = carrier(sent, async (other = parcel) => {
         const received = readRelayParcel(JSON.parse(JSON.stringify(writeRelayParcel(other))))
-        const answer = await reach(to).relay.acceptor.accept(from, received)
+        const answer = await ask(life, to, (node) => node.relay.acceptor.accept(from, received))
         return readRelayAnswer(other.relayId, JSON.parse(JSON.stringify(writeRelayAnswer(received.relayId, answer))))
       })
       void late.catch(() => undefined)
@@ -133,31 +192,56 @@ export const startWorld = async (options: RelayWorldOptions): Promise<RelayWorld
     },
     checkRelay: async (check) => {
       const received = readRelayCheck(JSON.parse(JSON.stringify(writeRelayCheck(check))))
-      return readRelayCheckAnswer(JSON.parse(JSON.stringify(await reach(to).relay.acceptor.check(from, received))))
+      const answer = await ask(life, to, (node) => node.relay.acceptor.check(from, received))
+      return readRelayCheckAnswer(JSON.parse(JSON.stringify(answer)))
     },
   })
-  const peerOf = (from: KmeId, to: KmeId): PeerKme => {
+  const peerOf = (life: Life, from: KmeId, to: KmeId): PeerKme => {
     const unused = (): never => {
       throw new Error('not part of these tests')
     }
     return {
       kmeId: to,
       available: () => !away.has(to),
-      assign: ({ assignment, commitment }) => reach(to).store.hold(from, assignment, commitment),
+      assign: ({ assignment, commitment }) => ask(life, to, ({ store }) => store.hold(from, assignment, commitment)),
       abort: unused,
-      retire: async ({ aid, units }) => {
-        await reach(to).store.voidAssignment(from, aid)
-        await reach(to).store.retire(from, units)
-        return 'retired'
-      },
-      confirmBlock: async (proposal) =>
-        (await reach(to).relay.agreement(proposal.linkId, from)?.answer(proposal)) ?? { outcome: 'unknown' },
+      retire: ({ aid, units }) =>
+        ask(life, to, async ({ store }) => {
+          await store.voidAssignment(from, aid)
+          await store.retire(from, units)
+          return 'retired' as const
+        }),
+      confirmBlock: (proposal) =>
+        ask(
+          life,
+          to,
+          async ({ relay }) => (await relay.agreement(proposal.linkId, from)?.answer(proposal)) ?? { outcome: 'unknown' },
+        ),
       requestLoan: unused,
       sendFallbackBlock: unused,
     }
   }
 
+  /** The key store of one process, whose every call is seen and none of which gives anything to the dead. */
+  const watched = (kmeId: KmeId, life: Life, store: Node['store']): Node['store'] =>
+    new Proxy(store, {
+      get: (target, call, self) => {
+        const method: unknown = Reflect.get(target, call, self)
+        if (typeof method !== 'function' || call === 'availableUnits') return method
+        const step = (when: Step['when']): void => {
+          if (!life.dead) onStep({ kmeId, call: String(call), when })
+        }
+        return async (...given: unknown[]) => {
+          step('before')
+          const answer: unknown = await whileAlive(life, () => Reflect.apply(method, target, given) as Promise<unknown>)
+          step('after')
+          return life.dead ? never() : answer
+        }
+      },
+    })
+
   const start = async (kmeId: KmeId): Promise<void> => {
+    const life = beginLife()
     const database = openDatabase({ url: databases.get(kmeId)!.url, connections: 8, onError: () => undefined, clock })
     opened.push(database)
     using passphrase = SecretBytes.take(Buffer.from(`passphrase of ${kmeId}`))
@@ -170,9 +254,9 @@ export const startWorld = async (options: RelayWorldOptions): Promise<RelayWorld
       argon2Passes: 1,
     })
     const unitSizeBits = 8 * UNIT_BYTES
-    const store = createKeyStore({ database, keyring, kmeId, unitSizeBits, retryWindowS: 60, processId: systemRandom.uuid() })
-    const { redeemPad } = store
-    store.redeemPad = (redemption) =>
+    const stored = createKeyStore({ database, keyring, kmeId, unitSizeBits, retryWindowS: 60, processId: systemRandom.uuid() })
+    const { redeemPad } = stored
+    stored.redeemPad = (redemption) =>
       redeemPad({
         ...redemption,
         decrypt: (pad) => {
@@ -180,6 +264,7 @@ export const startWorld = async (options: RelayWorldOptions): Promise<RelayWorld
           return redemption.decrypt(pad)
         },
       })
+    const store = watched(kmeId, life, stored)
     const pool = createMemoryKeyPool({ policy: UNSHARED, clock })
     await pool.rebuild(store.availableUnits())
     const alarms = new Map<string, string>()
@@ -189,7 +274,7 @@ export const startWorld = async (options: RelayWorldOptions): Promise<RelayWorld
     }
     const neighbours = neighboursOf(kmeId)
     const highWatermark = options.highWatermark ?? 1000
-    const peers = { named: (other: KmeId) => peerOf(kmeId, other), statuses: () => [] }
+    const peers = { named: (other: KmeId) => peerOf(life, kmeId, other), statuses: () => [] }
     const relay = createRelay({
       kmeId,
       settings: { ...SETTINGS, ...options.settings },
@@ -197,7 +282,7 @@ export const startWorld = async (options: RelayWorldOptions): Promise<RelayWorld
       routes: options.routes(kmeId),
       neighbours,
       distantPeers: kmeIds.filter((other) => other !== kmeId && !neighbours.includes(other)),
-      partner: (other) => (kmeIds.includes(other) ? partnerOf(kmeId, other) : undefined),
+      partner: (other) => (kmeIds.includes(other) ? partnerOf(life, kmeId, other) : undefined),
       agreementWith: (ends) =>
         createBlockAgreement({
           ...ends,
@@ -221,7 +306,7 @@ export const startWorld = async (options: RelayWorldOptions): Promise<RelayWorld
       clock,
       log: silent,
     })
-    nodes.set(kmeId, { kmeId, database, store, pool, relay, alarms })
+    nodes.set(kmeId, { kmeId, database, store, pool, relay, alarms, life })
   }
 
   for (const kmeId of kmeIds) databases.set(kmeId, await createTestDatabase())
@@ -229,7 +314,17 @@ export const startWorld = async (options: RelayWorldOptions): Promise<RelayWorld
 
   return {
     node: nodeOf,
-    restart: start,
+    kill: (kmeId) => nodeOf(kmeId).life.kill(),
+    restart: async (kmeId) => {
+      const { life, database } = nodeOf(kmeId)
+      await start(kmeId)
+      if (!life.dead) return
+      opened.splice(opened.indexOf(database), 1)
+      await database[Symbol.asyncDispose]()
+    },
+    watch: (watcher) => {
+      onStep = watcher
+    },
     away,
     caught,
     seenBy: (kmeId) =>
@@ -328,22 +423,21 @@ export const issueUnits = async (
   return { issued: hex(claim.material.bytes), fetched: hex(fetched.bytes) }
 }
 
-/** I33: two different messages whose pads have a unit in common. @returns what is wrong, nothing if nothing is. */
-export const padsUsedTwice = (caught: readonly Caught[]): string[] => {
-  const messageOfUnit = new Map<string, string>()
-  const wrong: string[] = []
-  for (const { parcel } of caught) {
-    const message = `${parcel.ciphertext.toString('hex')} ${parcel.mac.toString('hex')}`
-    for (const { blockId, units } of parcel.pad) {
-      for (const unit of units) {
-        const name = `${blockId} ${unit}`
-        const before = messageOfUnit.get(name)
-        if (before !== undefined && before !== message) wrong.push(`unit ${name} encrypted two messages`)
-        messageOfUnit.set(name, message)
-      }
-    }
-  }
-  return wrong
+const messageOf = ({ from, to, parcel }: Caught): Message => ({
+  from,
+  to,
+  relayId: parcel.relayId,
+  pad: parcel.pad,
+  secretPart: `${parcel.ciphertext.toString('hex')} ${parcel.mac.toString('hex')}`,
+})
+
+/** I33 in all that was caught. @returns what is wrong, nothing if nothing is. */
+export const padsUsedTwice = (caught: readonly Caught[]): string[] => padViolations(caught.map(messageOf), [])
+
+/** The same, and in all databases. */
+export const padViolationsIn = async (world: RelayWorld, kmeIds: readonly KmeId[]): Promise<string[]> => {
+  const books = kmeIds.map((kmeId) => readBooks(kmeId, (sql) => world.node(kmeId).database.query(sql)))
+  return padViolations(world.caught.map(messageOf), await Promise.all(books))
 }
 
 export const unitsOf = (runs: readonly UnitRun[]): number => runs.reduce((sum, run) => sum + run.units.length, 0)
