@@ -58,6 +58,8 @@ const readers: Readonly<Record<string, Reader>> = {
 }
 
 const EXTENSIONS_MAX = 32
+/** Message of the answer when a supported extension asks for what cannot be had (6.2). */
+export const OPTIONS_NOT_MET = 'not all extension_mandatory request options could be met'
 
 /** @throws BadRequest with the standard's message when a mandatory extension is not supported. */
 export const readExtensions = (mandatory: unknown, optional: unknown): RequestExtensions => {

@@ -13,15 +13,13 @@ import {
   Unavailable,
   UnknownSlave,
 } from '../kernel/errors.ts'
-import type { AssignmentId, KeyId, KmeId, SaeId } from '../kernel/identifiers.ts'
+import type { AssignmentId, KeyId, SaeId } from '../kernel/identifiers.ts'
 import type { Logger } from '../kernel/log.ts'
 import type { Random } from '../kernel/random.ts'
-import type { Account, KeyPool } from '../key-pool/key-pool.ts'
+import type { KeyPool } from '../key-pool/key-pool.ts'
 import {
   ANY_WAY,
-  bothPolicies,
   coversPolicy,
-  meetsPolicy,
   type Assignment,
   type Claim,
   type ClaimRequest,
@@ -38,13 +36,14 @@ import type { PeerDirectory, PeerKme } from '../peer/peer.ts'
 import { createPeerAgreement, RETRY_PEER_S, type Offer } from './agree-with-peers.ts'
 import type { DeliveryLimits, NeighbourDirectory, NeighbourKme, SaeDirectory } from './delivery.ts'
 import type { DeliveredKeys } from './key-container.ts'
-import type { RelayExtensions } from './extensions.ts'
+import { OPTIONS_NOT_MET } from './extensions.ts'
 import type { KeyRequest } from './key-request.ts'
+import { relayWanted, type RelayWanted } from './relay-wanted.ts'
 import { routeToSlaves, type Target } from './route-to-slaves.ts'
 import type { Settlement } from './settle-reservations.ts'
+import { makeTakeUnits, type TakeUnitsParts, type UnitsWanted } from './take-units.ts'
 
-export interface GetKeyParts {
-  readonly kmeId: KmeId
+export interface GetKeyParts extends TakeUnitsParts {
   readonly directory: SaeDirectory
   readonly pool: KeyPool
   readonly store: KeyStore
@@ -52,21 +51,6 @@ export interface GetKeyParts {
   readonly neighbours: NeighbourDirectory
   readonly limits: DeliveryLimits
   readonly settlement: Settlement
-  /** Asks the other end of a link to lend units when this end has too few. False when it lent none. */
-  readonly borrow: (peerKmeId: KmeId, unitCount: number) => Promise<boolean>
-  /** After how many seconds to ask again when the pool of a peer lacks so many keys. */
-  readonly retryAfterS: (peerKmeId: KmeId, missingKeys: number) => number
-  /** Whom the pool counts a request for. */
-  readonly accountOf: (masterSaeId: SaeId, slaveSaeId: SaeId) => Account
-  /** Units of the fallback source, for a peer whose pool is exhausted. Undefined where it is off, or gives none now. */
-  readonly takeFallback: (peerKmeId: KmeId, unitCount: number) => Promise<readonly UnitRun[] | undefined>
-  /** Keys relayed for one request, for a peer that no link leads to (docs/relay.md). `not-relayed`: one does. `no-way`: the network has no
-   *  such ways. */
-  readonly takeRelayed: (
-    peerKmeId: KmeId,
-    unitCount: number,
-    policy: RelayPolicy,
-  ) => Promise<readonly UnitRun[] | 'not-relayed' | 'no-way' | 'not-now'>
   /** How the operator wants keys of two SAEs relayed. */
   readonly relayPolicyOf: (masterSaeId: SaeId, slaveSaeId: SaeId) => RelayPolicy | undefined
   readonly audit: AuditLog
@@ -77,12 +61,10 @@ export interface GetKeyParts {
 
 /** After how many seconds an SAE should ask again. */
 const RETRY_NO_LINK_S = 60
-const OPTIONS_NOT_MET = 'not all extension_mandatory request options could be met'
 /** How often stale hints of the pool are skipped before the request is given up. */
 const CLAIM_ATTEMPTS = 4
 
-interface Wanted {
-  readonly masterSaeId: SaeId
+interface Wanted extends UnitsWanted {
   readonly slaveSaeIds: readonly SaeId[]
   /** The other KMEs that are to hold the keys. The keys are units of the pool shared with the first of them; with none, of the pool
    *  of this KME. */
@@ -91,25 +73,6 @@ interface Wanted {
   readonly number: number
   readonly sizeBits: number
   readonly requestId: string | undefined
-  readonly qkdOnly: boolean
-  readonly relay: RelayWanted
-}
-
-/** How keys are to be relayed that pass other KMEs; undefined: in whatever way. */
-interface RelayWanted {
-  readonly must: RelayPolicy | undefined
-  /** Tried first, where it is more. */
-  readonly wish: RelayPolicy | undefined
-  /** Whether the request says anything of it: then it is told what it got. */
-  readonly isAsked: boolean
-  /** Whether it insists: then keys that cannot be had are its mistake (clause 6.2). */
-  readonly isMandatory: boolean
-}
-
-/** Units of each target's pool. */
-interface TakenUnits {
-  readonly units: readonly (readonly UnitRun[])[]
-  readonly fromFallback: boolean
 }
 
 export type GetKey = (masterSaeId: SaeId, slave: string, request: KeyRequest) => Promise<DeliveredKeys>
@@ -117,6 +80,7 @@ export type GetKey = (masterSaeId: SaeId, slave: string, request: KeyRequest) =>
 export const makeGetKey = (parts: GetKeyParts): GetKey => {
   const { kmeId, store, pool, peers, limits, random, log } = parts
   const agreement = createPeerAgreement(parts)
+  const takeUnits = makeTakeUnits(parts)
   /** Requests with a request ID that are being served; an equal one waits for the first. */
   const inFlight = new Map<string, Promise<void>>()
 
@@ -129,34 +93,21 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
     const isOfLinks = peerTargets.length > 0 && peerTargets.every((target) => parts.neighbours.named(target.kmeId) === undefined)
     if (extensions.qkdOnly && !isOfLinks) throw new BadRequest(undefined, OPTIONS_NOT_MET)
     const { requestId, qkdOnly } = extensions
-    const relay = relayWanted(masterSaeId, slaveSaeIds, extensions.relay)
-    const wanted: Wanted = { masterSaeId, slaveSaeIds, peerTargets, slavesHere, number, sizeBits, requestId, qkdOnly, relay }
+    const ofPairs = slaveSaeIds.map((slaveSaeId) => parts.relayPolicyOf(masterSaeId, slaveSaeId))
+    const wanted: Wanted = {
+      masterSaeId,
+      slaveSaeIds,
+      peerTargets,
+      slavesHere,
+      number,
+      sizeBits,
+      unitCount: number * Math.ceil(sizeBits / limits.keySizeBits),
+      requestId,
+      qkdOnly,
+      relay: relayWanted(ofPairs, extensions.relay),
+    }
     if (requestId === undefined) return deliverFresh(wanted)
     return deliverOnce(wanted, requestId, extensions.requestIdIsMandatory)
-  }
-
-  /** What the operator wants for the master and each of the slaves, and the request besides. */
-  const relayWanted = (masterSaeId: SaeId, slaveSaeIds: readonly SaeId[], asked: RelayExtensions | undefined): RelayWanted => {
-    const ofPairs = slaveSaeIds
-      .map((slaveSaeId) => parts.relayPolicyOf(masterSaeId, slaveSaeId))
-      .reduce((all, one) => (all === undefined || one === undefined ? (all ?? one) : bothPolicies(all, one)), undefined)
-    if (asked === undefined) return { must: ofPairs, wish: undefined, isAsked: false, isMandatory: false }
-    const { paths, endToEnd, pathsWished, endToEndWished } = asked
-    const isMandatory = paths > 1 || endToEnd
-    const insisted = bothPolicies(ofPairs ?? ANY_WAY, { ...ANY_WAY, paths, endToEnd })
-    const wish = bothPolicies(insisted, { ...ANY_WAY, paths: pathsWished, endToEnd: endToEndWished })
-    return {
-      must: isMandatory ? insisted : ofPairs,
-      wish: coversPolicy(insisted, wish) ? undefined : wish,
-      isAsked: true,
-      isMandatory,
-    }
-  }
-
-  /** Whether all units were relayed like that. Those that a link gave to both ends were not relayed. */
-  const areRelayed = async (units: readonly UnitRun[], policy: RelayPolicy): Promise<boolean> => {
-    const relayed = await store.relayedOver(units.map((run) => run.blockId))
-    return [...relayed.values()].every((one) => meetsPolicy(one, policy))
   }
 
   /** Extension openkme_request_id: equal requests within the retry window get one answer. */
@@ -221,8 +172,6 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
     ttlS: limits.heldForS,
   })
 
-  const unitCountOf = ({ number, sizeBits }: Wanted): number => number * Math.ceil(sizeBits / limits.keySizeBits)
-
   /** Tries hints of the pools until the store grants a claim. Hints the store refused are dropped: they were stale. */
   const tryClaims = async <T>(
     wanted: Wanted,
@@ -245,80 +194,6 @@ export const makeGetKey = (parts: GetKeyParts): GetKey => {
       targetKmeIds.forEach(pool.doubt)
     }
     throw new Unavailable()
-  }
-
-  /** As many units for each target, or none for any. @returns also how all of them were relayed at least. */
-  const takeUnits = async (
-    wanted: Wanted,
-    targets: readonly Target[],
-  ): Promise<TakenUnits & { readonly met: RelayPolicy | undefined }> => {
-    const { must, wish } = wanted.relay
-    if (wish !== undefined) {
-      try {
-        return { ...(await takeUnitsLike(wanted, targets, wish)), met: wish }
-      } catch (error) {
-        if (!(error instanceof KeysExhausted || error instanceof BadRequest)) throw error
-      }
-    }
-    return { ...(await takeUnitsLike(wanted, targets, must)), met: must }
-  }
-
-  const takeUnitsLike = async (
-    wanted: Wanted,
-    targets: readonly Target[],
-    policy: RelayPolicy | undefined,
-  ): Promise<TakenUnits> => {
-    const units: (readonly UnitRun[])[] = []
-    let fromFallback = false
-    try {
-      for (const target of targets) {
-        const taken = await takeUnitsFor(wanted, target, policy, targets.length === 1)
-        units.push(taken.units)
-        fromFallback = taken.fromFallback
-      }
-    } catch (error) {
-      for (const [i, taken] of units.entries()) await pool.giveBack((targets[i] as Target).kmeId, taken)
-      throw error
-    }
-    return { units, fromFallback }
-  }
-
-  /** From the pool, else relayed as they are wanted, else borrowed, else of the fallback source; never some of each, so that one unit does
-   *  not mark many keys.
-   *  @param policy undefined: relayed or not, in whatever way.
-   *  @param mayFallBack not for keys of several KMEs: the SAEs of one would not be told how the keys went to another. */
-  const takeUnitsFor = async (
-    wanted: Wanted,
-    { kmeId: target, slaveSaeIds }: Target,
-    policy: RelayPolicy | undefined,
-    mayFallBack: boolean,
-  ): Promise<{ units: readonly UnitRun[]; fromFallback: boolean }> => {
-    const unitCount = unitCountOf(wanted)
-    const account = parts.accountOf(wanted.masterSaeId, slaveSaeIds[0] as SaeId)
-    for (let attempt = 1; ; attempt += 1) {
-      const taken = await pool.take(target, account, unitCount)
-      if ('units' in taken) {
-        let suit = false
-        try {
-          suit = policy === undefined || (await areRelayed(taken.units, policy))
-        } finally {
-          if (!suit) await pool.giveBack(target, taken.units)
-        }
-        if (suit) return { units: taken.units, fromFallback: false }
-      }
-      const missing = 'missing' in taken ? taken.missing : unitCount
-      const relayed = policy === undefined ? 'not-relayed' : await parts.takeRelayed(target, unitCount, policy)
-      if (relayed === 'no-way' && wanted.relay.isMandatory) throw new BadRequest(undefined, OPTIONS_NOT_MET)
-      if (relayed === 'no-way' || relayed === 'not-now') throw new KeysExhausted(parts.retryAfterS(target, missing))
-      if (relayed !== 'not-relayed') return { units: relayed, fromFallback: false }
-      // Several requests may share one loan; whoever finds it used up asks for another.
-      const mayBorrow = target !== kmeId && attempt <= CLAIM_ATTEMPTS
-      if (mayBorrow && (await parts.borrow(target, missing))) continue
-      const fallsBack = mayFallBack && !wanted.qkdOnly && policy === undefined && target !== kmeId
-      const units = fallsBack ? await parts.takeFallback(target, unitCount) : undefined
-      if (units === undefined) throw new KeysExhausted(parts.retryAfterS(target, missing))
-      return { units, fromFallback: true }
-    }
   }
 
   /** Master and slaves at this KME: no other KME has to agree. */
