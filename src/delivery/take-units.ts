@@ -49,6 +49,10 @@ export interface TakenUnits {
 /** @throws KeysExhausted; BadRequest when the request insists on ways that the network does not have. */
 export type TakeUnits = (wanted: UnitsWanted, targets: readonly Target[]) => Promise<TakenUnits>
 
+const NOT_RELAYED = {
+  'no-way': 'no key material available: the network has no such way now as the operator wants for these SAEs',
+  'not-now': 'no key material available: none could be relayed as wanted',
+}
 /** Several requests may share one loan; whoever finds it used up asks for another. */
 const LOANS_MAX = 4
 
@@ -87,7 +91,9 @@ export const makeTakeUnits = (parts: TakeUnitsParts): TakeUnits => {
       const missing = 'missing' in taken ? taken.missing : unitCount
       const relayed = policy === undefined ? 'not-relayed' : await parts.takeRelayed(target, unitCount, policy)
       if (relayed === 'no-way' && wanted.relay.isMandatory) throw new BadRequest(undefined, OPTIONS_NOT_MET)
-      if (relayed === 'no-way' || relayed === 'not-now') throw new KeysExhausted(parts.retryAfterS(target, missing))
+      if (relayed === 'no-way' || relayed === 'not-now') {
+        throw new KeysExhausted(parts.retryAfterS(target, missing), NOT_RELAYED[relayed])
+      }
       if (relayed !== 'not-relayed') return { units: relayed, fromFallback: false }
       const mayBorrow = target !== kmeId && attempt <= LOANS_MAX
       if (mayBorrow && (await parts.borrow(target, missing))) continue

@@ -202,5 +202,6 @@ describe('when one of the ways is gone', () => {
       return answer.status === 503 ? answer : undefined
     })
     expect(Number(ofPair.headers['retry-after'])).toBeGreaterThan(0)
+    expect(ofPair.json['message']).toMatch(/^no key material available: (the network has no such way now|none could be relayed)/)
   })
 })
