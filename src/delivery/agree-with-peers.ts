@@ -1,6 +1,7 @@
 /** "Get key", the part between KMEs: every KME of the slaves is offered its keys, all at once, and all must hold them durably.
  *  Holds: when one does not, each reservation is given back, burnt, or left to settlement, and no key is handed out. The units that
- *  cover a copy are a one-time pad: once their difference may have been sent they are burnt, whatever the peers answered. */
+ *  cover a copy are a one-time pad: once their difference may have been sent they are burnt, whatever the peers answered. So are the units
+ *  of the key itself: the KME of the copy knows them, and must not know a key that is made of them later. */
 import { timingSafeEqual } from 'node:crypto'
 import type { AuditLog } from '../audit/audit.ts'
 import { createBackOff, type BackOff } from '../kernel/back-off.ts'
@@ -11,7 +12,7 @@ import type { Logger } from '../kernel/log.ts'
 import type { Random } from '../kernel/random.ts'
 import type { KeyPool } from '../key-pool/key-pool.ts'
 import { PeerCallFailed, type AssignmentAnswer, type AssignmentOffer, type PeerKme } from '../peer/peer.ts'
-import { PAD_MAY_BE_SENT, type Settlement } from './settle-reservations.ts'
+import { KEY_MAY_BE_KNOWN, type Settlement } from './settle-reservations.ts'
 
 /** After how many seconds an SAE should ask again when a peer did not agree. */
 export const RETRY_PEER_S = 2
@@ -48,6 +49,12 @@ type Outcome =
   | { readonly is: 'forged'; readonly reason: string }
   | { readonly is: 'not-sent' | 'unsettled'; readonly reason: string; readonly cause?: unknown }
   | { readonly is: 'voidable' | 'refused'; readonly reason: string }
+
+/** An offer and what came of it. */
+interface Made {
+  readonly offer: Offer
+  readonly outcome: Outcome
+}
 
 /** The two KMEs are set up differently: it is not a matter of time. */
 const isAboutSaes = ({ is, reason }: { is: string; reason?: string }): boolean =>
@@ -87,16 +94,20 @@ export const createPeerAgreement = ({ pool, settlement, audit, clock, random, lo
     rests.set(name, { backOff, untilMs: clock.monotonicMs() + backOff.failed() })
   }
 
-  const settle = async ({ peer, assignment: { aid }, difference }: Offer, outcome: Outcome): Promise<void> => {
-    if (outcome.is === 'not-sent') {
+  /** @param others that were offered the same keys. */
+  const settle = async ({ offer, outcome }: Made, others: readonly Made[]): Promise<void> => {
+    const { peer, difference } = offer
+    const { aid } = offer.assignment
+    const isKnown = difference === undefined && others.some((other) => other.outcome.is !== 'not-sent')
+    if (outcome.is === 'not-sent' && !isKnown) {
       // Rule R1.
       await pool.giveBack(peer.kmeId, await settlement.giveBack(aid, peer.kmeId, 'R1'))
-    } else if (difference !== undefined) {
-      await settlement.burn(aid, PAD_MAY_BE_SENT, peer.kmeId)
+    } else if (others.length > 0) {
+      await settlement.burn(aid, KEY_MAY_BE_KNOWN, peer.kmeId)
     } else if (outcome.is === 'refused') {
       await settlement.burn(aid, `refused by the peer: ${outcome.reason}`, peer.kmeId)
-    } else {
-      await settlement.abort(aid, outcome.is === 'held' ? 'another peer does not hold the keys' : outcome.reason)
+    } else if (outcome.is !== 'held') {
+      await settlement.abort(aid, outcome.reason)
     }
   }
 
@@ -116,7 +127,7 @@ export const createPeerAgreement = ({ pool, settlement, audit, clock, random, lo
     },
 
     reach: async (offers) => {
-      const made = await Promise.all(offers.map(async (offer) => ({ offer, outcome: await present(offer) })))
+      const made = await Promise.all(offers.map(async (offer): Promise<Made> => ({ offer, outcome: await present(offer) })))
       const failed = made.filter(({ outcome }) => outcome.is !== 'held')
       if (failed.length === 0) {
         if (offers.length > 1) {
@@ -124,7 +135,7 @@ export const createPeerAgreement = ({ pool, settlement, audit, clock, random, lo
         }
         return
       }
-      const costUnits = made.some(({ offer, outcome }) => offer.difference !== undefined && outcome.is !== 'not-sent')
+      const costUnits = made.length > 1 && made.some(({ outcome }) => outcome.is !== 'not-sent')
       for (const { offer, outcome } of failed) {
         if (costUnits) rest(restName(offer.assignment.masterSaeId, offer.peer.kmeId))
         if (outcome.is === 'voidable' || outcome.is === 'refused') {
@@ -132,8 +143,10 @@ export const createPeerAgreement = ({ pool, settlement, audit, clock, random, lo
           log.warn({ aid: offer.assignment.aid, peer: offer.peer.kmeId, reason }, 'the peer KME refused an assignment')
         }
       }
-      // Copies first: what is aborted, is aborted with all that is left of it.
-      for (const { offer, outcome } of made.toReversed()) await settle(offer, outcome)
+      for (const one of made) {
+        const others = made.filter((other) => other !== one)
+        await settle(one, others)
+      }
       for (const { offer, outcome } of failed) if (outcome.is === 'forged') await accuse(offer)
       if (failed.some(({ outcome }) => isAboutSaes(outcome))) throw new UnknownSlave()
       const cause = failed.map(({ outcome }) => ('cause' in outcome ? outcome.cause : undefined)).find((one) => one !== undefined)

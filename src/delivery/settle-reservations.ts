@@ -1,7 +1,8 @@
 /** Settles reservations whose outcome at the peer is unknown: after a lost answer, or after a process died.
  *  There are two ways back to the pool and no third. R1: the same live process knows nothing was sent (get-key.ts).
  *  R2, here: the peer voided the assignment for ever before any slave had a key of it. Everything else is burnt, and so are all
- *  units that cover a copy: a one-time pad that may have been sent is never used again. */
+ *  units claimed for a key of several KMEs: a one-time pad that may have been sent is never used again, and what another KME may know is no
+ *  key of anybody else. */
 import type { Clock } from '../kernel/clock.ts'
 import type { AssignmentId, KmeId } from '../kernel/identifiers.ts'
 import type { Logger } from '../kernel/log.ts'
@@ -37,8 +38,8 @@ export interface Settlement {
   settleForTheDead(signal: AbortSignal): Promise<void>
 }
 
-/** Why the units of a copy are burnt. */
-export const PAD_MAY_BE_SENT = 'what they cover may have been sent'
+/** Why units claimed for a key of several KMEs are burnt. */
+export const KEY_MAY_BE_KNOWN = 'another KME may know what they make or cover'
 
 const INTERVAL_MS = 500
 /** Between two looks when nothing is known to be pending. */
@@ -80,7 +81,7 @@ export const createSettlement = (parts: SettlementParts): Settlement => {
     if (neighbour !== undefined) return settleSent(neighbour, reservation)
     if (reservation.state === 'BURNT') return retire(reservation)
     if (reservation.pad) {
-      await burn(aid, PAD_MAY_BE_SENT, peerKmeId)
+      await burn(aid, KEY_MAY_BE_KNOWN, peerKmeId)
       return true
     }
     if (clock.nowMs() - reservation.claimedAtMs > parts.burnAfterS * 1000) {

@@ -195,7 +195,7 @@ export interface UnsettledReservation {
   readonly aid: AssignmentId
   readonly state: ReservationState
   readonly peerKmeId: KmeId
-  /** The units are those of a copy: its difference may have been sent. */
+  /** The units make or cover a key of several KMEs: another one may know it, or may have been sent its difference. */
   readonly pad: boolean
   readonly units: readonly UnitRun[]
   readonly claimedAtMs: number

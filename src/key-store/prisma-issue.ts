@@ -68,7 +68,8 @@ RETURNING 1`
 
 // The claim itself need not be durable: it only has to hold while this server lives. If the server crashes and forgets it,
 // the units look free again, but the peer, which holds them durably before anything is issued, refuses them for ever. But for the
-// units of a copy: what they cover is sent next, and nobody may ever find them free again.
+// units of a copy: what they cover is sent next, and nobody may ever find them free again. Nor the units of the copied key, which yet
+// another KME then knows.
 const CLAIM = `
 WITH claimed AS (${TAKE_MINE}),
 reserved AS (
@@ -170,7 +171,7 @@ export const issueMethods = (parts: IssueParts): IssueMethods => {
     separable,
     work: async (requests) => {
       const claims = requests.flatMap(({ copies = [], ...keys }) => [
-        { ...keys, pad: false },
+        { ...keys, pad: copies.length > 0 },
         ...copies.map((copy) => ({ ...copy, pad: true })),
       ])
       const materials = await take(CLAIM, claims, [

@@ -6,7 +6,7 @@ import fc from 'fast-check'
 import type { Database } from '../../src/database/database.ts'
 import { KeyDataAccess, KeyNotFound, KeysExhausted, PeerUnavailable, UnknownSlave } from '../../src/kernel/errors.ts'
 import { systemClock, type Clock } from '../../src/kernel/clock.ts'
-import type { KmeId, SaeId } from '../../src/kernel/identifiers.ts'
+import type { KeyId, KmeId, SaeId } from '../../src/kernel/identifiers.ts'
 import { PeerCallFailed, type AssignmentAnswer, type AssignmentOffer, type PeerKme } from '../../src/peer/peer.ts'
 import {
   fetchableAt,
@@ -230,9 +230,8 @@ describe('when not every KME holds its copy', () => {
       expect(await countAt(hub.hub, 'reservation')).toBe(0)
       await expectNothingHeld()
       const notSent = _what.includes('not reached')
-      const refused = _what.includes('other bytes') && !_what.includes('confirms')
-      // The first KME's units are the key: free again unless refused. The others' covered a copy: gone unless they were not sent.
-      expect(await taken(hub.x)).toBe(name === 'x' && refused ? 2 : 0)
+      // The first KME's units are the key, which another KME knows. The others' covered a copy: gone unless they were not sent.
+      expect(await taken(hub.x)).toBe(2)
       expect(await taken(hub.y)).toBe(name === 'y' && notSent ? 0 : 2)
       expect(await taken(hub.z)).toBe(name === 'z' && notSent ? 0 : 2)
     },
@@ -271,11 +270,27 @@ describe('when not every KME holds its copy', () => {
       await settlement.settle()
       expect(await countAt(hub.hub, 'reservation')).toBe(0)
       await expectNothingHeld()
-      expect(await taken(hub.x)).toBe(0)
+      expect(await taken(hub.x)).toBe(1)
       expect(await taken(hub.y)).toBe(1)
       expect(await taken(hub.z)).toBe(1)
     },
   )
+
+  it('the KME that holds its copy never knows a key that others get later', async () => {
+    const seen: { keyIds: readonly KeyId[] }[] = []
+    const delivery = await start({
+      x: () => Promise.resolve({ outcome: 'refused', reason: 'block-pending' }),
+      y: (offer, hold) => (seen.push(offer.assignment), hold()),
+    })
+    await expect(delivery.getKey(MASTER, 'xena', multicast([YARA], { number: 4 }))).rejects.toThrow(PeerUnavailable)
+    // kme-y opens what it was sent, as only a KME can: no SAE has the IDs.
+    const keys = seen[0]!.keyIds.map((keyId) => ({ keyId, sizeBits: 256, fromFallback: false }))
+    const known = hexOf(await fetchBy(hub.y.holder, YARA, { keys }))
+    await delivery.settlement.settle()
+    await delivery.settlement.settle()
+    const later = hexOf(await (await start()).getKey(MASTER, 'xena', multicast([], { number: 100 })))
+    for (let at = 0; at < known.length; at += 64) expect(later.includes(known.slice(at, at + 64))).toBe(false)
+  })
 
   it('and the answer to the commit is lost, the keys are issued all the same', async () => {
     const store: typeof hub.hub.store = {
@@ -291,15 +306,23 @@ describe('when not every KME holds its copy', () => {
     expect(await taken(hub.y)).toBe(1)
   })
 
-  it('and the commit fails, nobody has the key and the pad is burnt', async () => {
+  it('and the commit fails, nobody has the key, and its units and the pad are burnt', async () => {
     const store: typeof hub.hub.store = { ...hub.hub.store, issue: () => Promise.reject(new Error('disk full')) }
     const delivery = await start({}, { store })
     await expect(delivery.getKey(MASTER, 'xena', multicast([MONA, YARA]))).rejects.toThrow('disk full')
     await delivery.settlement.settle()
     await delivery.settlement.settle()
     await expectNothingHeld()
-    expect(await taken(hub.x)).toBe(0)
+    expect(await taken(hub.x)).toBe(1)
     expect(await taken(hub.y)).toBe(1)
+  })
+
+  it('because not one byte was sent to any of them, all units are free again at once', async () => {
+    const lost: Assign = () => Promise.reject(new PeerCallFailed('lost', false))
+    const delivery = await start({ x: lost, y: lost })
+    await expect(delivery.getKey(MASTER, 'xena', multicast([YARA]))).rejects.toThrow(PeerUnavailable)
+    expect(await countAt(hub.hub, 'reservation')).toBe(0)
+    expect([await taken(hub.x), await taken(hub.y)]).toEqual([0, 0])
   })
 
   it('a slave that repeats its request does not empty the pools: the KME that did not agree rests, for its own requests only', async () => {
@@ -344,7 +367,7 @@ const waitFor = async (look: () => Promise<boolean>): Promise<void> => {
   }
 }
 
-describe('the units that cover a copy', () => {
+describe('the units of a key of several KMEs', () => {
   it('are claimed durably before anything is sent; units of a key alone need not be', async () => {
     const modes: { sql: string; mode: string }[] = []
     const watched = (real: Database): Database => ({
@@ -370,7 +393,7 @@ describe('the units that cover a copy', () => {
     expect(modes.map(({ mode }) => mode)).toEqual(['off', 'on'])
   })
 
-  it('do not come back by rule R2, and not to an issue of the other part', async () => {
+  it('do not come back by rule R2', async () => {
     const gate = Promise.withResolvers<AssignmentAnswer>()
     const delivery = await start({ x: () => gate.promise, y: () => gate.promise })
     const asked = delivery.getKey(MASTER, 'xena', multicast([YARA]))
@@ -380,9 +403,10 @@ describe('the units that cover a copy', () => {
     const { store } = hub.hub
     await store.markAborting(row!.aid, 'test')
     await expect(store.giveBack(row!.aid, 'kme-y' as KmeId, 'R2')).resolves.toEqual([])
-    await expect(store.giveBack(row!.aid, 'kme-x' as KmeId, 'R2')).resolves.toHaveLength(1)
+    await expect(store.giveBack(row!.aid, 'kme-x' as KmeId, 'R2')).resolves.toEqual([])
     gate.resolve({ outcome: 'failed' })
     expect(await settled).toBeInstanceOf(PeerUnavailable)
+    expect(await takenAt(hub.hub, hub.x)).toHaveLength(before[XENA]! + 1)
     expect(await takenAt(hub.hub, hub.y)).toHaveLength(before[YARA]! + 1)
   })
 
