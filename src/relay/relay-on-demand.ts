@@ -34,6 +34,8 @@ type Order = (unitCount: number) => Promise<RelayedUnits>
 
 const FIRST_PAUSE_MS = 500
 const LONGEST_PAUSE_MS = 15_000
+/** Ways to relay that are remembered, with when to try them again. */
+const ORDERS_MAX = 64
 /** Requests that may share a block, */
 const DEMANDS_MAX = 64
 /** and blocks on their way at once. */
@@ -92,11 +94,15 @@ export const createRelayOnDemand = (parts: RelayOnDemandParts): RelayOnDemand =>
     })
   }
 
-  /** There are few: a request chooses between some numbers of paths, an operator's policies are in the configuration. */
+  /** One for all that say the same: an SAE can have the policies of its pairs joined in any order, by the order it names slaves in. */
   const orderOf = (policy: RelayPolicy): Order => {
-    const name = JSON.stringify(policy)
+    const name = JSON.stringify({ ...policy, avoid: policy.avoid.toSorted(), only: policy.only?.toSorted() })
     const order = orders.get(name) ?? openOrder(policy)
+    // The last that was asked for stays longest; one that is forgotten at work still serves who waits for it.
+    orders.delete(name)
     orders.set(name, order)
+    const [oldest] = orders.keys()
+    if (orders.size > ORDERS_MAX && oldest !== undefined) orders.delete(oldest)
     return order
   }
 

@@ -78,6 +78,14 @@ it('those who ask for the same at the same moment share a block, each with units
   expect(new Set(runs.map(({ blockId }) => blockId)).size).toBeLessThan(4)
 })
 
+it('those who ask for the same in other words share a block too', async () => {
+  await startDiamond()
+  const [x, y] = [kme('x'), kme('y')]
+  const taken = await Promise.all([take(1, { avoid: [x, y] }), take(1, { avoid: [y, x] })])
+  const runs = taken.flatMap(runsOf)
+  expect(new Set(runs.map(({ blockId }) => blockId)).size).toBe(1)
+})
+
 it('those who ask for different things at the same moment get each their own', async () => {
   await startDiamond()
   const taken = await Promise.all([take(1, { paths: 2 }), take(1, { endToEnd: true }), take(1, { avoid: [D] })])
