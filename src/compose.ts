@@ -100,6 +100,7 @@ import { STATED_KEY_BITS } from './topology/topology.ts'
 import { createTopologyView } from './topology/view-topology.ts'
 import { createRelay } from './relay/create-relay.ts'
 import { createFixedRoutes } from './relay/fixed-routes.ts'
+import { makeMayBorrow } from './relay/may-borrow.ts'
 import { mountRelayPeerApi } from './relay/peer-routes.ts'
 
 export interface ComposeOptions {
@@ -227,13 +228,16 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     // How the pools are
     const linkedPeers = [...new Set(config.links.map(({ peer }) => peer))]
     const distantPeers = config.relay.enabled ? config.peers.map(({ id }) => id).filter((id) => !linkedPeers.includes(id)) : []
+    const relayPolicyFor = (peerKmeId: KmeId) => relayPolicyOf(config, peerKmeId)
+    const mayBorrow = makeMayBorrow({ distantPeers, policyOf: relayPolicyFor, maxHops: config.relay.maxHops })
+    const lendFloorKeys = (peerKmeId: KmeId): number => (mayBorrow(peerKmeId) ? config.keys.lendFloor : Infinity)
     const marksOf = (peerKmeId: KmeId) => poolMarksOf(config, peerKmeId)
     const poolParts = { kmeId, marksOf, clock, random, log: log.slice('key-pool') }
     const poolWatch = createPoolWatch({
       ...poolParts,
       pool,
       expected: [...linkedPeers, ...distantPeers, ...(config.keys.localStored > 0 ? [kmeId] : [])],
-      lendFloorKeys: config.keys.lendFloor,
+      lendFloorKeys,
     })
     const poolHistory = createPoolHistory({ database, historyDays: config.pools.historyDays })
     const ceilings = createPoolCeilings({ ...poolParts, database })
@@ -384,7 +388,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     const relay = createRelay({
       ...linkParts,
       settings: config.relay,
-      policyOf: (peerKmeId) => relayPolicyOf(config, peerKmeId),
+      policyOf: relayPolicyFor,
       routes: createFixedRoutes(kmeId, config.relay.routes, topology),
       neighbours: linkedPeers,
       distantPeers,
@@ -409,7 +413,9 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       audit,
       sources: [
         ...config.links.map((link) => createLinkSource({ linkId: link.id, peerKmeId: link.peer, links })),
-        ...[...linkedPeers, ...distantPeers].map((peerKmeId) => createLoanSource({ peerKmeId, lending, peers })),
+        ...[...linkedPeers, ...distantPeers]
+          .filter(mayBorrow)
+          .map((peerKmeId) => createLoanSource({ peerKmeId, lending, peers })),
         ...relay.sources,
         ...(config.keys.localStored > 0 ? [localSource] : []),
       ],
@@ -425,7 +431,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       maxSaeIdCount: config.keys.maxSaeIdCount,
       heldForS: config.keys.heldForS,
       retryWindowS: config.keys.retryWindowS,
-      lendFloorKeys: config.keys.lendFloor,
+      lendFloorKeys,
     }
     const limiterParts = {
       redis,
@@ -487,7 +493,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
       clock,
       settlement,
       borrow: async (peerKmeId, unitCount) =>
-        (await lending.borrow(peerKmeId, unitCount)) || (await relay.fetch(peerKmeId, unitCount)),
+        (mayBorrow(peerKmeId) && (await lending.borrow(peerKmeId, unitCount))) || (await relay.fetch(peerKmeId, unitCount)),
       takeFallback: fallback.take,
       takeRelayed: relay.take,
       relayPolicyOf: (masterSaeId, slaveSaeId) => relayPairPolicyOf(config, masterSaeId, slaveSaeId),

@@ -13,7 +13,8 @@ export interface DeliveryLimits {
   readonly maxSaeIdCount: number
   readonly heldForS: number
   readonly retryWindowS: number
-  readonly lendFloorKeys: number
+  /** Keys a KME keeps for its own masters: Infinity where nothing is borrowed of it. */
+  readonly lendFloorKeys: (peerKmeId: KmeId) => number
 }
 
 export interface RegisteredSae {

@@ -47,7 +47,7 @@ const deliverableKeys = async (
   if (target === kmeId || neighbour !== undefined) return Math.min(await pool.drawable(kmeId, account), limits.maxStoredKeys)
   if (peers.named(target)?.available() !== true) return 0
   const [drawable, { theirs }] = await Promise.all([pool.drawable(target, account), pool.level(target)])
-  return Math.min(drawable + Math.max(0, theirs - limits.lendFloorKeys), limits.maxStoredKeys)
+  return Math.min(drawable + Math.max(0, theirs - limits.lendFloorKeys(target)), limits.maxStoredKeys)
 }
 
 export const makeGetStatus =

@@ -12,8 +12,8 @@ export interface WatchPoolsParts {
   /** Pools that are watched even while nothing ever came into them. */
   readonly expected: readonly KmeId[]
   readonly marksOf: (peerKmeId: KmeId) => PoolMarks
-  /** Keys the other end of a link keeps for its own masters. */
-  readonly lendFloorKeys: number
+  /** Keys a KME keeps for its own masters: Infinity where nothing is borrowed of it. */
+  readonly lendFloorKeys: (peerKmeId: KmeId) => number
   readonly clock: Clock
   readonly log: Logger
 }
@@ -39,7 +39,7 @@ export const createPoolWatch = (parts: WatchPoolsParts): RunningPoolWatch => {
   const report = (level: PoolLevel, atMs: number): PoolReport => {
     const { peerKmeId, mine, theirs } = level
     const marks = parts.marksOf(peerKmeId)
-    const borrowable = peerKmeId === kmeId ? 0 : Math.max(0, theirs - parts.lendFloorKeys)
+    const borrowable = peerKmeId === kmeId ? 0 : Math.max(0, theirs - parts.lendFloorKeys(peerKmeId))
     const before = reports.get(peerKmeId)?.health
     return { level, borrowable, marks, health: nextHealth(before, { ...level, atMs, level: mine + borrowable }, marks) }
   }

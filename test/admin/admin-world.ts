@@ -64,7 +64,7 @@ export const limits: DeliveryLimits = {
   maxSaeIdCount: 0,
   heldForS: 60,
   retryWindowS: 60,
-  lendFloorKeys: 64,
+  lendFloorKeys: () => 64,
 }
 
 /** A level with nothing but units. */
@@ -96,7 +96,7 @@ export const poolsWith = (levels: readonly PoolLevel[]): KeyPool => ({
 export const watchOf = async (pool: KeyPool, clock: Clock = new FakeClock()): Promise<RunningPoolWatch> => {
   const marksOf = () => ({ criticalWatermark: 25, lowWatermark: 100, highWatermark: 900 })
   const log = createLogger('silent')
-  const watch = createPoolWatch({ kmeId: kmeId('kme-a'), pool, expected: [], marksOf, lendFloorKeys: 64, clock, log })
+  const watch = createPoolWatch({ kmeId: kmeId('kme-a'), pool, expected: [], marksOf, lendFloorKeys: () => 64, clock, log })
   await watch.read()
   return watch
 }

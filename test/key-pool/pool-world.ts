@@ -41,7 +41,15 @@ export const createPoolWorld = (expected: readonly KmeId[] = []): PoolWorld => {
   return {
     clock,
     pool,
-    watch: createPoolWatch({ kmeId: OWN, pool, expected, marksOf: () => MARKS, lendFloorKeys: LEND_FLOOR, clock, log: silent }),
+    watch: createPoolWatch({
+      kmeId: OWN,
+      pool,
+      expected,
+      marksOf: () => MARKS,
+      lendFloorKeys: () => LEND_FLOOR,
+      clock,
+      log: silent,
+    }),
     alarms: {
       raised,
       severities,

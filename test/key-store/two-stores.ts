@@ -53,7 +53,7 @@ const limits: DeliveryLimits = {
   maxSaeIdCount: 4,
   heldForS: 86_400,
   retryWindowS: 60,
-  lendFloorKeys: 0,
+  lendFloorKeys: () => 0,
 }
 
 /** A process of one KME: its store, and the database the store speaks to. */
