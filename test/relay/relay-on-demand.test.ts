@@ -99,10 +99,10 @@ it('those who ask for different things at the same moment get each their own', a
 })
 
 it('more than a block holds come in several', async () => {
-  await startDiamond({ highWatermark: 10_000 }, 20_000)
+  await startDiamond({ highWatermark: 10_000, settings: { deadlineMs: 20_000 } }, 20_000)
   const runs = runsOf(await take(5000, {}))
   expect(runs.map(({ units }) => units.length)).toEqual([4096, 904])
-})
+}, 30_000)
 
 it('there are none, and nothing is used up, while a KME on the way is away; soon after it is back there are', async () => {
   await startDiamond()
