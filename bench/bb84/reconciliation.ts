@@ -90,8 +90,15 @@ export const measureWireReconciliation = async (
   const { alice: right, bob: wrong } = keysOf(frames, qber)
   const errorRate = differences(right.bits, wrong.bits) / right.bitCount
   let [blocks, disclosed] = [0, 0]
+  /** A session has one that waits for the next conversation. */
+  let accepting: Promise<unknown> = Promise.resolve()
+  const accept = (): Promise<BlockChannel> => {
+    const next = accepting.then(() => session.opened())
+    accepting = next
+    return next
+  }
   const reconcileOne = async (): Promise<void> => {
-    const conversation = talkAbout(await session.opened(), 'bob')
+    const conversation = talkAbout(await accept(), 'bob')
     await conversation.receive('block-start')
     const { key, disclosedBits } = await correct(conversation, copyOf(wrong), qber)
     await conversation.send('verified', Buffer.alloc(0))

@@ -43,6 +43,8 @@ const TAG_KEY_BYTES = 32
 const UNITS_PER_BLOCK_MAX = 4096
 /** Ways that are tried one after the other for a block. */
 const ROUTES_MAX = 4
+/** Below it a KME two hops away has no time to answer. */
+const CHECK_LEAST_MS = 500
 
 /** Of a block with so many units. */
 export const blockBytesOf = (units: number, unitSizeBits: number): number => TAG_KEY_BYTES + (units * unitSizeBits) / 8
@@ -64,14 +66,13 @@ export const createBlockRelay = (parts: RelayBlockParts): RelayBlock => {
   const { kmeId, peerKmeId, linkId, agreement, settings, store, clock } = parts
 
   /** Whether every KME on the way could take the block now; else why not. */
-  const check = async (path: readonly KmeId[], sizeBytes: number, untilMs: number): Promise<string | undefined> => {
+  const check = async (path: readonly KmeId[], sizeBytes: number, budgetMs: number): Promise<string | undefined> => {
     const next = path[1] as KmeId
     const partner = parts.partner(next)
     if (partner?.available() !== true) return `${next} does not answer`
     if (!(await parts.pads.haveRoom(next, sizeBytes))) return `too few keys are shared with ${next}`
-    const budgetMs = Math.floor(untilMs - clock.monotonicMs())
     try {
-      const answer = await partner.checkRelay({ path, hop: 1, budgetMs: Math.max(1, budgetMs), sizeBytes })
+      const answer = await partner.checkRelay({ path, hop: 1, budgetMs, sizeBytes })
       return answer.outcome === 'ready' ? undefined : `${answer.at} says: ${answer.reason}`
     } catch (error) {
       if (error instanceof PeerCallFailed) return `${next} does not answer`
@@ -93,8 +94,11 @@ export const createBlockRelay = (parts: RelayBlockParts): RelayBlock => {
         paths > 1 ? `there are no ${paths} ways to ${peerKmeId} without a KME in common` : `no way to ${peerKmeId} is known`,
       )
     const obstacles: string[] = []
-    for (const path of ways) {
-      const obstacle = await check(path, sizeBytes, untilMs)
+    for (const [index, path] of ways.entries()) {
+      const leftMs = untilMs - clock.monotonicMs()
+      // A KME that hangs leaves time for the ways after it, and for the block.
+      const shareMs = Math.max(CHECK_LEAST_MS, leftMs / (ways.length - index + 1))
+      const obstacle = await check(path, sizeBytes, Math.max(1, Math.floor(Math.min(leftMs, shareMs))))
       if (obstacle !== undefined) obstacles.push(obstacle)
       else if (paths === 1) return [path]
     }

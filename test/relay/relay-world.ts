@@ -112,6 +112,8 @@ export interface RelayWorld extends AsyncDisposable {
   watch(onStep: (step: Step) => void): void
   /** A KME that does not answer. */
   readonly away: Set<KmeId>
+  /** A KME that is asked whether it could relay and does not say. */
+  readonly mute: Set<KmeId>
   /** Every parcel any KME sent, repetitions included. */
   readonly caught: Caught[]
   /** The blocks, or shares of blocks, that a KME saw in clear. */
@@ -150,6 +152,7 @@ export const startWorld = async (options: RelayWorldOptions): Promise<RelayWorld
   const databases = new Map<KmeId, TestDatabase>()
   const opened: Database[] = []
   const away = new Set<KmeId>()
+  const mute = new Set<KmeId>()
   const caught: Caught[] = []
   const padsRedeemed = new Map<string, Buffer>()
   let carrier: Carrier = (_caught, forward) => forward()
@@ -191,6 +194,10 @@ export const startWorld = async (options: RelayWorldOptions): Promise<RelayWorld
       return Promise.race([late, answered]).finally(() => finished.abort())
     },
     checkRelay: async (check) => {
+      if (mute.has(to)) {
+        await clock.sleep(check.budgetMs)
+        throw new PeerCallFailed('no answer in time', true)
+      }
       const received = readRelayCheck(JSON.parse(JSON.stringify(writeRelayCheck(check))))
       const answer = await ask(life, to, (node) => node.relay.acceptor.check(from, received))
       return readRelayCheckAnswer(JSON.parse(JSON.stringify(answer)))
@@ -326,6 +333,7 @@ export const startWorld = async (options: RelayWorldOptions): Promise<RelayWorld
       onStep = watcher
     },
     away,
+    mute,
     caught,
     seenBy: (kmeId) =>
       caught.flatMap(({ to, parcel }) => {

@@ -90,6 +90,13 @@ describe('a block split over two ways', () => {
   })
 })
 
+it('a KME that hangs leaves time for the next way', async () => {
+  await startRing({})
+  world.mute.add(B)
+  await expect(world.node(A).relay.fetch(C, 8)).resolves.toBe(true)
+  expect(world.caught.map(({ from, to }) => `${from} ${to}`)).toEqual(['kme-a kme-d', 'kme-d kme-c'])
+})
+
 describe('a block wrapped end to end', () => {
   it('is equal at both ends, and the trusted node sees nothing of it', async () => {
     await startRing({ endToEnd: true })
