@@ -296,6 +296,16 @@ describe('afterwards', () => {
           ),
         ),
       )
+    /** When nothing that the KMEs do by themselves has changed anything for two seconds. */
+    const statesAtRest = async (): Promise<unknown> => {
+      let [last, sinceMs] = ['', 0]
+      await eventually('nothing changes any more', async () => {
+        const now = JSON.stringify(await states())
+        if (now !== last) [last, sinceMs] = [now, performance.now()]
+        return performance.now() - sinceMs > 2000
+      })
+      return states()
+    }
     const answerAt = async (name: KmeName, relayId: string): Promise<unknown> => {
       const rows = await network.query<{ answer: unknown }>(
         name,
@@ -364,7 +374,7 @@ describe('afterwards', () => {
     ])('%s', async (_when, happen) => {
       await happen()
       const recorded = await someMessages()
-      const before = await states()
+      const before = await statesAtRest()
       for (const [{ to, parcel }, answer] of await sayAgain([...recorded, ...recorded])) {
         const first = await answerAt(to, parcel.relayId)
         if (first === undefined || first === null) expect(answer).toMatchObject({ outcome: 'refused' })
@@ -380,7 +390,7 @@ describe('afterwards', () => {
       expect(recorded.length).toBeGreaterThan(5)
       const refusals = (): Promise<{ count: number }[]> =>
         network.query('kme-c', `SELECT count(*)::int AS count FROM audit_record WHERE event = 'peer.refused'`)
-      const [before, [recordedBefore]] = [await states(), await refusals()]
+      const [before, [recordedBefore]] = [await statesAtRest(), await refusals()]
       for (const [, answer] of await sayAgain(recorded, ({ from }) => other[from])) {
         expect(answer).toMatchObject({ outcome: 'refused', at: 'kme-c' })
         // What never arrived the first time is not known, and comes the wrong way.
