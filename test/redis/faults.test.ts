@@ -19,6 +19,9 @@ const KMES = ['kme-a', 'kme-b'] as const
 
 type Cli = (...command: (string | number | Buffer)[]) => Promise<unknown>
 
+/** Units of each KME before a fault, so that no request is refused because there is no key: some seconds of the traffic. */
+const UNITS_IN_RESERVE = 1000
+
 /** What the keys of each KME's pool for the other one begin with. */
 type KmeName = (typeof KMES)[number]
 type Pools = Readonly<Record<KmeName, string>>
@@ -46,6 +49,22 @@ const expectRedisServes = async (pools: Pools, cli: Cli, traffic: SteadyTraffic)
   }
   await eventually('both KMEs take units from Redis', serves, 20_000)
 }
+
+/** Units of its own a KME could still issue. */
+const unitsLeft = async (network: Network, kme: KmeName): Promise<number> => {
+  const [row] = await network.query<{ left: number }>(
+    kme,
+    `SELECT coalesce(sum(length(replace(replace((mine & ~taken)::text, '0', ''), ' ', ''))), 0)::int AS left
+     FROM key_block WHERE link_id = 'a-b' AND state = 'AVAILABLE'`,
+  )
+  return row!.left
+}
+
+const expectReserve = (network: Network): Promise<boolean> =>
+  eventually('both KMEs have units in reserve', async () => {
+    const left = await Promise.all(KMES.map((kme) => unitsLeft(network, kme)))
+    return left.every((units) => units >= UNITS_IN_RESERVE)
+  })
 
 const expectAllIsWell = async (network: Network, traffic: SteadyTraffic): Promise<void> => {
   await traffic.stop()
@@ -75,6 +94,7 @@ describe('two KMEs under traffic while their Redis', () => {
     await redis?.stop()
   })
   beforeEach(async () => {
+    await expectReserve(network)
     traffic = startSteadyTraffic(network)
     await expectRedisServes(pools, redis.cli, traffic)
   })
@@ -176,24 +196,17 @@ describe('two KMEs under traffic while their Redis', () => {
     // To the last unit: what Redis gave to nobody comes back.
     network.devices.pause()
     const alice = await network.sae('alice')
-    const issuedHere = async (): Promise<number> => {
-      const [row] = await network.query<{ free: number }>(
-        'kme-a',
-        `SELECT coalesce(sum(length(replace(replace((mine & ~taken)::text, '0', ''), ' ', ''))), 0)::int AS free
-         FROM key_block WHERE link_id = 'a-b' AND state = 'AVAILABLE'`,
-      )
-      return row!.free
-    }
-    expect(await issuedHere()).toBeGreaterThan(0)
-    await eventually('all units of kme-a are issued', async () => {
+    expect(await unitsLeft(network, 'kme-a')).toBeGreaterThan(0)
+    const allIssued = async (): Promise<boolean> => {
       for (const number of [128, 16, 1]) {
         const answers = await alice.post('/api/v1/keys/bob/enc_keys', { number, size: 256 })
-        if (answers.status === 200) return (await issuedHere()) === 0
+        if (answers.status === 200) break
       }
-      return (await issuedHere()) === 0
-    })
+      return (await unitsLeft(network, 'kme-a')) === 0
+    }
+    await eventually('all units of kme-a are issued', allIssued, 120_000)
     network.devices.resume()
-  })
+  }, 240_000)
 
   it('F39 pauses all its clients for five seconds: nobody waits for it', async () => {
     const first = traffic.watch()
@@ -328,6 +341,7 @@ describe('two KMEs under traffic while a Cluster', () => {
     try {
       const pools = await findPools(cli)
       await expectRedisServes(pools, cli, traffic)
+      await expectReserve(network)
       const watch = traffic.watch()
       for (const index of cluster.servers.keys()) {
         await cluster.kill9(index)
@@ -358,6 +372,7 @@ describe('two KMEs under traffic while Sentinel', () => {
       const [first, second] = group.servers
       const pools = await findPools(group.cli)
       await expectRedisServes(pools, group.cli, traffic)
+      await expectReserve(network)
       await group.cli('SET', 'lost', '1')
       await eventually('the replica has it', async () => (await second!.cli('GET', 'lost')) === '1')
       second!.freeze()
