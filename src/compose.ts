@@ -275,8 +275,8 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
         config.peers.map(({ id, url, deadlineMs, sessions }) =>
           createMtlsPeer({
             ...peerParts,
-            ownKmeId: kmeId,
-            kmeId: id,
+            kmeId,
+            peerKmeId: id,
             url,
             deadlineMs,
             unitSizeBits,

@@ -3,9 +3,10 @@
  *  Holds: the receiver's certificate is always verified, no redirect is followed, and of several processes one sends. */
 import { createHmac } from 'node:crypto'
 import { Pool } from 'undici'
+import { waitAfter } from '../kernel/back-off.ts'
 import type { Clock } from '../kernel/clock.ts'
 import type { Logger } from '../kernel/log.ts'
-import { drawUniform, type Random } from '../kernel/random.ts'
+import type { Random } from '../kernel/random.ts'
 import type { SecretBytes } from '../kernel/secret-bytes.ts'
 import type { AlarmNotice, AlarmStore } from './prisma-alarms.ts'
 
@@ -35,7 +36,7 @@ const DEADLINE_MS = 5000
 /** Longer than a send can take, and time for a slow commit. */
 const LEASE_MS = 20_000
 const FIRST_PAUSE_MS = 1000
-const LAST_PAUSE_MS = 600_000
+const LONGEST_PAUSE_MS = 600_000
 const POLL_INTERVAL_MS = 1000
 const ANSWER_BYTES_MAX = 65_536
 
@@ -73,7 +74,7 @@ export const createNoticeSender = (parts: NoticeSenderParts): NoticeSender => {
     try {
       await send(pool, webhook, notice, signal)
     } catch (error) {
-      const pauseMs = pauseAfter(notice.attempts, random)
+      const pauseMs = waitAfter(notice.attempts, { firstMs: FIRST_PAUSE_MS, longestMs: LONGEST_PAUSE_MS, random })
       const reason = (error as { code?: string }).code ?? (error as Error).message
       log.warn({ webhook: webhook.url, notice: notice.id, attempts: notice.attempts, pauseMs, reason }, 'a webhook failed')
       return store.failed(notice, pauseMs)
@@ -123,9 +124,3 @@ const connect = ({ url, caPem }: Webhook): Pool =>
 
 const sign = (secret: SecretBytes, text: string): string =>
   secret.use((key) => createHmac('sha256', key).update(text).digest('base64'))
-
-/** 1 s after the first failure, doubling to ten minutes; between half of it and the whole, so that processes do not keep step. */
-const pauseAfter = (attempts: number, random: Random): number => {
-  const wholeMs = Math.min(LAST_PAUSE_MS, FIRST_PAUSE_MS * 2 ** (attempts - 1))
-  return Math.round(wholeMs * (0.5 + drawUniform(random) / 2))
-}

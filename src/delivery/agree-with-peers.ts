@@ -5,13 +5,14 @@
 import { timingSafeEqual } from 'node:crypto'
 import type { AuditLog } from '../audit/audit.ts'
 import { createBackOff, type BackOff } from '../kernel/back-off.ts'
+import { CallFailed } from '../kernel/call-failed.ts'
 import type { Clock } from '../kernel/clock.ts'
 import { PeerUnavailable, UnknownSlave } from '../kernel/errors.ts'
 import type { KmeId, SaeId } from '../kernel/identifiers.ts'
 import type { Logger } from '../kernel/log.ts'
 import type { Random } from '../kernel/random.ts'
 import type { KeyPool } from '../key-pool/key-pool.ts'
-import { PeerCallFailed, type AssignmentAnswer, type AssignmentOffer, type PeerKme } from '../peer/peer.ts'
+import { type AssignmentAnswer, type AssignmentOffer, type PeerKme } from '../peer/peer.ts'
 import { KEY_MAY_BE_KNOWN, type Settlement } from './settle-reservations.ts'
 
 /** After how many seconds an SAE should ask again when a peer did not agree. */
@@ -77,7 +78,7 @@ const present = async ({ peer, expectedConfirmation, ...offer }: Offer): Promise
   try {
     return judge(await peer.assign(offer), expectedConfirmation)
   } catch (cause) {
-    const notSent = cause instanceof PeerCallFailed && !cause.maybeReceived
+    const notSent = cause instanceof CallFailed && !cause.maybeReceived
     return { is: notSent ? 'not-sent' : 'unsettled', reason: 'no answer to the assignment', cause }
   }
 }

@@ -77,7 +77,13 @@ export const readBody = (req: IncomingMessage, maxBytes = DEFAULT_MAX_BYTES): Pr
   return Promise.reject(new BadRequest())
 }
 
-const receiveBody = (req: IncomingMessage, maxBytes: number): Promise<Buffer> =>
+const receiveBody = async (req: IncomingMessage, maxBytes: number): Promise<Buffer> => {
+  const chunks = await receiveChunks(req, maxBytes)
+  return chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks)
+}
+
+/** What is refused is wiped: it may hold key material. */
+const receiveChunks = (req: IncomingMessage, maxBytes: number): Promise<Buffer[]> =>
   new Promise((resolve, reject) => {
     const chunks: Buffer[] = []
     let length = 0
@@ -85,21 +91,26 @@ const receiveBody = (req: IncomingMessage, maxBytes: number): Promise<Buffer> =>
       // The rest is not read: the error answer closes the connection.
       req.pause()
       req.removeListener('data', take)
+      wipe(chunks)
       reject(new BadRequest())
     }
     const take = (chunk: Buffer): void => {
+      chunks.push(chunk)
       length += chunk.length
       if (length > maxBytes) refuse()
-      else chunks.push(chunk)
     }
     if (Number(req.headers['content-length'] ?? 0) > maxBytes) return refuse()
-    req.on('data', take)
-    req.on('end', () => resolve(chunks.length === 1 ? chunks[0]! : Buffer.concat(chunks, length)))
-    req.on('error', refuse)
-    req.on('close', () => {
+    // Whatever happens to the connection afterwards, the chunks are the caller's.
+    const breakOff = (): void => {
       if (!req.readableEnded) refuse()
-    })
+    }
+    req.on('data', take)
+    req.on('end', () => resolve(chunks))
+    req.on('error', breakOff)
+    req.on('close', breakOff)
   })
+
+const wipe = (chunks: readonly Buffer[]): void => chunks.forEach((chunk) => chunk.fill(0))
 
 /** The body as key material: it is in no buffer but the one returned.
  *  @throws BadRequest when it is not labelled as plain bytes, its length is not announced, over `maxBytes` or wrong. */
@@ -136,36 +147,15 @@ const receiveSecretBody = (req: IncomingMessage, maxBytes: number): Promise<Secr
 
 /** JSON that holds key material: it is in no buffer but the one returned, which the caller zeroes.
  *  @throws BadRequest when it is not labelled as JSON, longer than `maxBytes`, empty, or breaks off. */
-export const readSecretJson = (req: IncomingMessage, maxBytes: number): Promise<Buffer> =>
-  new Promise((resolve, reject) => {
-    const chunks: Buffer[] = []
-    let length = 0
-    const wipe = (): void => chunks.forEach((chunk) => chunk.fill(0))
-    const refuse = (): void => {
-      req.pause()
-      req.removeListener('data', take)
-      wipe()
-      reject(new BadRequest())
-    }
-    const take = (chunk: Buffer): void => {
-      chunks.push(chunk)
-      length += chunk.length
-      if (length > maxBytes) refuse()
-    }
-    if (!isJsonLabel(req.headers['content-type']) || Number(req.headers['content-length'] ?? 0) > maxBytes) return refuse()
-    req.on('data', take)
-    req.on('end', () => {
-      if (length === 0) return refuse()
-      const body = Buffer.allocUnsafeSlow(length)
-      chunks.reduce((at, chunk) => at + chunk.copy(body, at), 0)
-      wipe()
-      resolve(body)
-    })
-    req.on('error', refuse)
-    req.on('close', () => {
-      if (!req.readableEnded) refuse()
-    })
-  })
+export const readSecretJson = async (req: IncomingMessage, maxBytes: number): Promise<Buffer> => {
+  if (!isJsonLabel(req.headers['content-type'])) throw new BadRequest()
+  const chunks = await receiveChunks(req, maxBytes)
+  const body = Buffer.allocUnsafeSlow(chunks.reduce((sum, chunk) => sum + chunk.length, 0))
+  chunks.reduce((at, chunk) => at + chunk.copy(body, at), 0)
+  wipe(chunks)
+  if (body.length === 0) throw new BadRequest()
+  return body
+}
 
 const isJsonLabel = (contentType: string | undefined): boolean => {
   if (contentType === undefined || contentType === '') return true

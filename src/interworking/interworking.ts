@@ -4,6 +4,7 @@
  *  The *initiator* of a key is its master SAE, its *targets* are the slave SAEs. Keys are sent whole, under the key_ID the SAEs will know
  *  them by; the site protects the way between the two KMEs, and TLS. */
 import type { CertificateName } from '../http/client-identity.ts'
+import type { BreakerStatus } from '../kernel/circuit-breaker.ts'
 import type { KeyId, KmeId } from '../kernel/identifiers.ts'
 
 export interface Neighbour {
@@ -33,13 +34,9 @@ export interface NeighbourTls {
 }
 
 /** As for a peer KME. */
-export interface NeighbourStatus {
+export interface NeighbourStatus extends BreakerStatus {
   readonly kmeId: KmeId
   readonly url: string
-  readonly available: boolean
-  /** Milliseconds since the last answer; undefined before the first. */
-  readonly lastAnswerAgeMs: number | undefined
-  readonly failuresInARow: number
 }
 
 export const ACK_STATUSES = ['relayed', 'failed', 'voided', 'failed to void', 'key not present'] as const

@@ -5,10 +5,10 @@ import type { PeerCertificate } from 'node:tls'
 import { Pool } from 'undici'
 import { bearsName, readCertificateFacts, type CertificateName } from '../http/client-identity.ts'
 import { INTERWORKING_CONTENT_TYPE } from '../http/interworking-problem.ts'
+import { callFailure, refusedCertificate } from '../kernel/call-failed.ts'
 import { createCircuitBreaker } from '../kernel/circuit-breaker.ts'
 import type { Clock } from '../kernel/clock.ts'
 import type { Logger } from '../kernel/log.ts'
-import { wasNeverSent } from '../kernel/never-sent.ts'
 import type { Neighbour, NeighbourStatus, NeighbourTls } from './interworking.ts'
 import { interworkingPaths, readVersions } from './wire.ts'
 
@@ -18,24 +18,13 @@ export interface NeighbourAnswer {
   readonly body: unknown
 }
 
-/** A call that brought no answer. */
-export class NeighbourCallFailed extends Error {
-  /** False only when it is certain that not one byte of the call reached the neighbour. */
-  readonly maybeReceived: boolean
-  constructor(message: string, maybeReceived: boolean, options?: ErrorOptions) {
-    super(message, options)
-    this.name = 'NeighbourCallFailed'
-    this.maybeReceived = maybeReceived
-  }
-}
-
 export interface NeighbourClient {
   readonly neighbour: Neighbour
   available(): boolean
   /** Whether keys are sent to it, and voided, without a callback. */
   isSynchronous(): boolean
   /** @param body stays as it is. @param deadlineMs covers connecting, sending, waiting and reading.
-   *  @throws NeighbourCallFailed. */
+   *  @throws CallFailed. */
   post(to: 'keys' | 'ack' | 'void', body: Buffer, deadlineMs: number): Promise<NeighbourAnswer>
   status(): NeighbourStatus
   /** Greets the neighbour until `signal` aborts. */
@@ -90,8 +79,7 @@ export const createNeighbourClient = (parts: {
       breaker.answered()
       return { status: response.statusCode, body: parseOrNothing(text) }
     } catch (error) {
-      const code = (error as { code?: string }).code
-      const failure = new NeighbourCallFailed(code ?? (error as Error).message, !wasNeverSent(code), { cause: error })
+      const failure = callFailure(error)
       breaker.failed(failure.message)
       throw failure
     } finally {
@@ -123,9 +111,7 @@ export const createNeighbourClient = (parts: {
     status: () => ({
       kmeId: neighbour.kmeId,
       url: origin,
-      available: breaker.isClosed(),
-      lastAnswerAgeMs: breaker.lastAnswerAgeMs(),
-      failuresInARow: breaker.failuresInARow(),
+      ...breaker.status(),
     }),
     watch: (signal) => breaker.watch(signal),
     updateTls: (tls) => {
@@ -168,7 +154,5 @@ const connectTo = (origin: string, name: CertificateName, tls: NeighbourTls): Po
 const bears = (certificate: PeerCertificate, name: CertificateName): Error | undefined => {
   const facts = readCertificateFacts(new X509Certificate(certificate.raw))
   if (facts !== undefined && bearsName(facts, name)) return undefined
-  return Object.assign(new Error('the certificate at this address is not that of the neighbour'), {
-    code: 'ERR_TLS_CERT_ALTNAME_INVALID',
-  })
+  return refusedCertificate('the certificate at this address is not that of the neighbour')
 }

@@ -2,11 +2,12 @@
  *  Holds: which keys are sent is durable before a byte of them leaves; an acknowledgement counts whichever process of this KME it reaches;
  *  of acknowledgement, deadline and void the database says which came first. */
 import type { Handover, NeighbourKme } from '../delivery/delivery.ts'
+import { CallFailed } from '../kernel/call-failed.ts'
 import type { Clock } from '../kernel/clock.ts'
 import type { AssignmentId } from '../kernel/identifiers.ts'
 import type { SecretBytes } from '../kernel/secret-bytes.ts'
 import type { Assignment } from '../key-store/key-store.ts'
-import { NeighbourCallFailed, type NeighbourAnswer, type NeighbourClient } from './neighbour-client.ts'
+import { type NeighbourAnswer, type NeighbourClient } from './neighbour-client.ts'
 import type { TransferProgress, TransferStore } from './prisma-transfers.ts'
 import { Refusal } from './refusal.ts'
 import { readAckContainers, writeExtKeys } from './wire.ts'
@@ -60,7 +61,7 @@ export const createKeySender = ({ transfers, callbackUrl, wakeMessenger, clock }
     try {
       answer = await client.post('keys', body, deadlineMs)
     } catch (error) {
-      if (!(error instanceof NeighbourCallFailed)) throw error
+      if (!(error instanceof CallFailed)) throw error
       if (error.maybeReceived) return 'in-doubt'
       await transfers.forget(aid)
       return 'never-sent'

@@ -1,10 +1,11 @@
 /** Posts acknowledgements and voids to neighbours, each until it is taken or nobody wants to know any more. What waits is in the database:
  *  any process of this KME goes on with it, also after a restart.
  *  Holds: a key whose acknowledgement is given up is voided at both sides. */
+import { waitAfter } from '../kernel/back-off.ts'
 import type { Clock } from '../kernel/clock.ts'
 import type { KmeId, SaeId } from '../kernel/identifiers.ts'
 import type { Logger } from '../kernel/log.ts'
-import { drawUniform, type Random } from '../kernel/random.ts'
+import type { Random } from '../kernel/random.ts'
 import type { ReceivedKeyStore } from '../key-store/key-store.ts'
 import type { Ack, NeighbourMessage, WaitingMessage } from './interworking.ts'
 import type { NeighbourAnswer, NeighbourClient } from './neighbour-client.ts'
@@ -37,7 +38,7 @@ const POLL_INTERVAL_MS = 1000
 const TIDY_INTERVAL_MS = 60_000
 const FIRST_PAUSE_MS = 500
 /** Whoever waits for an acknowledgement does not wait long; nobody waits for a void. */
-const LAST_PAUSE_MS = { ack: 2000, void: 30_000 } as const
+const LONGEST_PAUSE_MS = { ack: 2000, void: 30_000 } as const
 
 export const createNeighbourMessenger = (parts: TellNeighboursParts): NeighbourMessenger => {
   const { clients, transfers, store, clock, random, log } = parts
@@ -85,7 +86,8 @@ export const createNeighbourMessenger = (parts: TellNeighboursParts): NeighbourM
     if (waiting.isOver || client === undefined) return end(waiting)
     const later = async (reason: string): Promise<void> => {
       log.debug({ neighbour: kmeId, kind: message.kind, attempts, reason }, 'a neighbour was not told; trying again')
-      await transfers.tryLater(id, pauseAfter(attempts, LAST_PAUSE_MS[message.kind], random))
+      const pauseMs = waitAfter(attempts, { firstMs: FIRST_PAUSE_MS, longestMs: LONGEST_PAUSE_MS[message.kind], random })
+      await transfers.tryLater(id, pauseMs)
     }
     let answer: NeighbourAnswer
     try {
@@ -125,10 +127,4 @@ export const createNeighbourMessenger = (parts: TellNeighboursParts): NeighbourM
       }
     },
   }
-}
-
-/** Half a second after the first failure, doubling; between half of it and the whole, so that not all come at once. */
-const pauseAfter = (attempts: number, lastMs: number, random: Random): number => {
-  const wholeMs = Math.min(lastMs, FIRST_PAUSE_MS * 2 ** Math.min(attempts - 1, 10))
-  return Math.round(wholeMs * (0.5 + drawUniform(random) / 2))
 }

@@ -10,21 +10,28 @@ export interface BackOff {
   succeeded(): void
 }
 
-export const createBackOff = (options: {
+export interface BackOffOptions {
   readonly firstMs: number
   readonly longestMs: number
   readonly random: Random
-}): BackOff => {
+}
+
+/** Milliseconds to wait after so many failures in a row, 1 or more, where the count is kept elsewhere. */
+export const waitAfter = (failuresInARow: number, { firstMs, longestMs, random }: BackOffOptions): number => {
+  // Exponents beyond this reach any longest wait.
+  const wholeMs = Math.min(longestMs, firstMs * 2 ** Math.min(failuresInARow - 1, 30))
+  return Math.round(Math.max(firstMs, wholeMs * (0.5 + drawUniform(random) / 2)))
+}
+
+export const createBackOff = (options: BackOffOptions): BackOff => {
   let failuresInARow = 0
   return {
     get failuresInARow() {
       return failuresInARow
     },
     failed: () => {
-      // Exponents beyond this reach any longest wait.
-      const waitMs = Math.min(options.longestMs, options.firstMs * 2 ** Math.min(failuresInARow, 30))
       failuresInARow += 1
-      return Math.max(options.firstMs, waitMs * (0.5 + drawUniform(options.random) / 2))
+      return waitAfter(failuresInARow, options)
     },
     succeeded: () => {
       failuresInARow = 0

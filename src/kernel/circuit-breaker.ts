@@ -10,12 +10,19 @@ const QUIET_MS = 2000
 /** So soon a closed breaker that was opened by a call is noticed. */
 const LOOK_MS = 500
 
+export interface BreakerStatus {
+  /** Whether a call is worth trying. */
+  readonly available: boolean
+  /** Milliseconds since the last answer; undefined before the first. */
+  readonly lastAnswerAgeMs: number | undefined
+  readonly failuresInARow: number
+}
+
 export interface CircuitBreaker {
   isClosed(): boolean
   answered(): void
   failed(reason: string): void
-  lastAnswerAgeMs(): number | undefined
-  failuresInARow(): number
+  status(): BreakerStatus
   /** Greets the peer until `signal` aborts: soon and ever more slowly while open, now and then while closed. */
   watch(signal: AbortSignal): Promise<void>
 }
@@ -47,8 +54,11 @@ export const createCircuitBreaker = (parts: {
     isClosed: () => closed,
     answered,
     failed,
-    lastAnswerAgeMs: () => (lastAnswerMs === undefined ? undefined : clock.monotonicMs() - lastAnswerMs),
-    failuresInARow: () => failures,
+    status: () => ({
+      available: closed,
+      lastAnswerAgeMs: lastAnswerMs === undefined ? undefined : clock.monotonicMs() - lastAnswerMs,
+      failuresInARow: failures,
+    }),
     watch: async (signal) => {
       let retryMs = FIRST_RETRY_MS
       while (!signal.aborted) {

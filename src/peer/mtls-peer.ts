@@ -1,15 +1,12 @@
 /** PeerKme over HTTPS with client certificates, inside sessions. The peer's certificate must name the KME ID we expect (SAN URI),
  *  whatever its address is. Redirects are not followed, answers are bounded in size and time. */
 import { createBatching } from '../kernel/batching.ts'
+import { CallFailed, callFailure } from '../kernel/call-failed.ts'
 import { createCircuitBreaker } from '../kernel/circuit-breaker.ts'
-import type { Clock } from '../kernel/clock.ts'
 import { BadRequest } from '../kernel/errors.ts'
-import type { AssignmentId, KmeId } from '../kernel/identifiers.ts'
+import type { AssignmentId } from '../kernel/identifiers.ts'
 import type { Logger } from '../kernel/log.ts'
-import { wasNeverSent } from '../kernel/never-sent.ts'
-import type { Random } from '../kernel/random.ts'
 import {
-  PeerCallFailed,
   type AbortAnswer,
   type AssignmentAnswer,
   type AssignmentOffer,
@@ -22,9 +19,13 @@ import {
   type Retirement,
   type RetirementAnswer,
 } from './peer.ts'
-import type { QkdMixing } from './qkd-mixing.ts'
-import { createSessionClient, type PeerRequest, type PeerTls, type SessionClient } from './session-client.ts'
-import type { RekeyPolicy } from './session-life.ts'
+import {
+  createSessionClient,
+  type PeerRequest,
+  type PeerTls,
+  type SessionClient,
+  type SessionClientOptions,
+} from './session-client.ts'
 import {
   CALLS_PER_REQUEST_MAX,
   DIFFERENCE_TOGETHER_BYTES_MAX,
@@ -51,23 +52,9 @@ import {
   writeRelayParcel,
 } from './wire.ts'
 
-export interface MtlsPeerOptions {
-  readonly ownKmeId: KmeId
-  readonly kmeId: KmeId
+export interface MtlsPeerOptions extends Omit<SessionClientOptions, 'origin'> {
   readonly url: string
-  readonly deadlineMs: number
   readonly unitSizeBits: number
-  /** Whether messages travel inside sessions. */
-  readonly sessions: boolean
-  readonly rekey: RekeyPolicy
-  readonly mixing: QkdMixing
-  /** Whether the peer may show this certificate, SHA-256 as `AA:BB:...`. */
-  readonly accepts: (fingerprint256: string) => boolean
-  /** An answer was not what the peer said. */
-  readonly onForged: (reason: string) => void
-  readonly tls: PeerTls
-  readonly clock: Clock
-  readonly random: Random
   readonly log: Logger
 }
 
@@ -85,27 +72,13 @@ const ANSWER_TOO_LARGE = 'UND_ERR_RES_EXCEEDED_MAX_SIZE'
 const codeOf = (error: unknown): string | undefined => (error as { code?: string }).code
 
 export const createMtlsPeer = (options: MtlsPeerOptions): MtlsPeer => {
-  const { kmeId, clock, deadlineMs } = options
+  const { peerKmeId, clock, deadlineMs } = options
   const origin = new URL(options.url).origin
-  const open = (answerWithinMs: number): SessionClient =>
-    createSessionClient({
-      kmeId: options.ownKmeId,
-      peerKmeId: kmeId,
-      origin,
-      deadlineMs: answerWithinMs,
-      sessions: options.sessions,
-      rekey: options.rekey,
-      mixing: options.mixing,
-      accepts: options.accepts,
-      onForged: options.onForged,
-      tls: options.tls,
-      clock,
-      random: options.random,
-    })
+  const open = (answerWithinMs: number): SessionClient => createSessionClient({ ...options, origin, deadlineMs: answerWithinMs })
   /** Relays wait for KMEs further away; nothing else shall wait for a connection behind them. */
   const channels = { calls: open(deadlineMs), relays: open(RELAY_BUDGET_MS_MAX) }
 
-  /** One request; `undefined` as body is a GET, a buffer goes as it is. @throws PeerCallFailed. */
+  /** One request; `undefined` as body is a GET, a buffer goes as it is. @throws CallFailed. */
   const request = async <T>(
     path: string,
     body: object | Buffer | undefined,
@@ -120,29 +93,24 @@ export const createMtlsPeer = (options: MtlsPeerOptions): MtlsPeer => {
       const response = await channel.exchange(requestOf(path, body), stop.signal)
       // No KME sends another one elsewhere.
       if (response.status >= 300 && response.status < 400) throw new BadRequest()
-      if (response.status !== 200) throw new PeerCallFailed(`answered ${response.status}`, true)
+      if (response.status !== 200) throw new CallFailed(`answered ${response.status}`, true)
       return read(parsePeerBody(response.body))
     } catch (error) {
-      const code = codeOf(error)
-      if (error instanceof BadRequest || code === ANSWER_TOO_LARGE) options.onForged('answer-malformed')
-      throw error instanceof PeerCallFailed
-        ? error
-        : new PeerCallFailed(code ?? (error as Error).message, !wasNeverSent(code), {
-            cause: error,
-          })
+      if (error instanceof BadRequest || codeOf(error) === ANSWER_TOO_LARGE) options.onForged('answer-malformed')
+      throw callFailure(error)
     } finally {
       finished.abort()
     }
   }
 
-  /** A request that says whether the peer is available. @throws PeerCallFailed. */
+  /** A request that says whether the peer is available. @throws CallFailed. */
   const call = async <T>(path: string, body: object | Buffer | undefined, read: (answer: unknown) => T): Promise<T> => {
     try {
       const answer = await request(path, body, read)
       breaker.answered()
       return answer
     } catch (error) {
-      breaker.failed((error as PeerCallFailed).message)
+      breaker.failed((error as CallFailed).message)
       throw error
     }
   }
@@ -150,10 +118,10 @@ export const createMtlsPeer = (options: MtlsPeerOptions): MtlsPeer => {
   const breaker = createCircuitBreaker({
     clock,
     log: options.log,
-    peer: kmeId,
+    peer: peerKmeId,
     greet: async () => {
       const hello = await call(peerPaths.hello, undefined, readHello)
-      if (hello.kmeId !== kmeId) throw new Error(`calls itself ${hello.kmeId}`)
+      if (hello.kmeId !== peerKmeId) throw new Error(`calls itself ${hello.kmeId}`)
       if (hello.protocol !== PEER_PROTOCOL) throw new Error(`speaks protocol ${hello.protocol}, not ${PEER_PROTOCOL}`)
       if (hello.unitSizeBits !== options.unitSizeBits) {
         throw new Error(`cuts keys of ${hello.unitSizeBits} bits, not ${options.unitSizeBits}: make keys.sizeBits equal`)
@@ -178,7 +146,7 @@ export const createMtlsPeer = (options: MtlsPeerOptions): MtlsPeer => {
     call(peerPaths.assignments, { calls: [writeOffer(offer)] }, (body) => readAssignmentAnswers(body, 1)[0] as AssignmentAnswer)
 
   return {
-    kmeId,
+    kmeId: peerKmeId,
     available: () => breaker.isClosed(),
     assign: (offer) =>
       (offer.difference?.length ?? 0) > DIFFERENCE_TOGETHER_BYTES_MAX ? assignAlone(offer) : assignTogether(offer),
@@ -205,11 +173,9 @@ export const createMtlsPeer = (options: MtlsPeerOptions): MtlsPeer => {
       return request(peerPaths.relayChecks, writeRelayCheck(check), readRelayCheckAnswer, { withinMs, channel: channels.relays })
     },
     status: () => ({
-      kmeId,
+      kmeId: peerKmeId,
       url: origin,
-      available: breaker.isClosed(),
-      lastAnswerAgeMs: breaker.lastAnswerAgeMs(),
-      failuresInARow: breaker.failuresInARow(),
+      ...breaker.status(),
     }),
     watch: (signal) => breaker.watch(signal),
     updateTls: (tls) => {

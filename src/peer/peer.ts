@@ -1,5 +1,6 @@
 /** Door of the peer slice: the conversation with other KMEs. Calls that wait for the same peer at the same moment
  *  travel in one request; a circuit breaker says beforehand whether a call makes sense. */
+import type { BreakerStatus } from '../kernel/circuit-breaker.ts'
 import type { AssignmentId, BlockId, KmeId, LinkId } from '../kernel/identifiers.ts'
 import type { Assignment, HoldAnswer, UnitRun } from '../key-store/key-store.ts'
 
@@ -65,9 +66,9 @@ export interface FloodingPartner {
   readonly kmeId: KmeId
   /** Whether a call is worth trying now. */
   available(): boolean
-  /** @throws PeerCallFailed. */
+  /** @throws CallFailed. */
   sendStatements(statements: readonly SignedStatement[]): Promise<void>
-  /** @param sequences of the newest statements known here, by KME. @throws PeerCallFailed. */
+  /** @param sequences of the newest statements known here, by KME. @throws CallFailed. */
   compareTopology(sequences: ReadonlyMap<KmeId, number>): Promise<TopologyDifference<SignedStatement | undefined>>
 }
 
@@ -152,21 +153,10 @@ export interface RelayPartner {
   readonly kmeId: KmeId
   /** Whether a call is worth trying now. */
   available(): boolean
-  /** Repeating a parcel is safe. @throws PeerCallFailed when there is no answer in time, or one to another relay. */
+  /** Repeating a parcel is safe. @throws CallFailed when there is no answer in time, or one to another relay. */
   relay(parcel: RelayParcel, withinMs: number): Promise<RelayAnswer>
-  /** @throws PeerCallFailed. */
+  /** @throws CallFailed. */
   checkRelay(check: RelayCheck): Promise<RelayCheckAnswer>
-}
-
-/** A call that brought no usable answer. */
-export class PeerCallFailed extends Error {
-  /** False only when it is certain that not one byte of the call reached the peer. */
-  readonly maybeReceived: boolean
-  constructor(message: string, maybeReceived: boolean, options?: ErrorOptions) {
-    super(message, options)
-    this.name = 'PeerCallFailed'
-    this.maybeReceived = maybeReceived
-  }
 }
 
 export interface PeerKme {
@@ -185,13 +175,9 @@ export interface PeerKme {
   sendFallbackBlock(name: string, bytes: Buffer): Promise<FallbackAnswer>
 }
 
-export interface PeerStatus {
+export interface PeerStatus extends BreakerStatus {
   readonly kmeId: KmeId
   readonly url: string
-  readonly available: boolean
-  /** Milliseconds since the last answer; undefined before the first. */
-  readonly lastAnswerAgeMs: number | undefined
-  readonly failuresInARow: number
 }
 
 export interface PeerDirectory {

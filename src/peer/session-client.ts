@@ -6,13 +6,13 @@ import { X509Certificate } from 'node:crypto'
 import type { PeerCertificate, TLSSocket } from 'node:tls'
 import { buildConnector, Client } from 'undici'
 import { kmeIdOf, readCertificateFacts } from '../http/client-identity.ts'
+import { CallFailed, callFailure, refusedCertificate } from '../kernel/call-failed.ts'
 import type { Clock } from '../kernel/clock.ts'
 import { BadRequest } from '../kernel/errors.ts'
 import type { BlockId, KmeId } from '../kernel/identifiers.ts'
 import type { Random } from '../kernel/random.ts'
 import type { SecretBytes } from '../kernel/secret-bytes.ts'
 import { answerMac, isSameMac, MESSAGE_HEADER, readMessageSeal, requestMac, writeMessageSeal } from './message-seal.ts'
-import { PeerCallFailed } from './peer.ts'
 import { worksUnmixed, type QkdMixing } from './qkd-mixing.ts'
 import {
   deriveSessionKeys,
@@ -65,7 +65,7 @@ export interface PeerResponse {
 }
 
 export interface SessionClient {
-  /** @throws PeerCallFailed, or what undici throws when the connection fails. */
+  /** @throws CallFailed, or what undici throws when the connection fails. */
   exchange(request: PeerRequest, signal: AbortSignal): Promise<PeerResponse>
   /** Uses other certificates, on new connections. */
   updateTls(tls: PeerTls): void
@@ -101,11 +101,8 @@ const NO_CONTEXT = Buffer.alloc(0)
 /** Before the request's first byte: it was sealed for a connection that is gone. */
 const CONNECTION_GONE = 'ERR_PEER_SESSION_GONE'
 
-/** As Node.js calls a certificate of another name. */
-const REFUSED_CERTIFICATE = 'ERR_TLS_CERT_ALTNAME_INVALID'
-
 /** The block that this KME offered for the keys of a session, and the peer chose. */
-class BlockUsedUp extends PeerCallFailed {
+class BlockUsedUp extends CallFailed {
   constructor() {
     super('chose a QKD block that was used up here meanwhile', false)
   }
@@ -185,7 +182,7 @@ export const createSessionClient = (options: SessionClientOptions): SessionClien
       }
       const giveUp = (): void => {
         waiting.splice(waiting.indexOf(give), 1)
-        reject(new PeerCallFailed('no connection came free in time', false))
+        reject(new CallFailed('no connection came free in time', false))
       }
       signal.addEventListener('abort', giveUp, { once: true })
       waiting.push(give)
@@ -230,7 +227,7 @@ export const createSessionClient = (options: SessionClientOptions): SessionClien
     lane.mayConnect = true
     const request: PeerRequest = { method: 'POST', path: peerPaths.sessions, contentType: 'application/json', body: offer }
     const { status, seal, body } = await send(lane, request, signal)
-    if (status !== 200) throw new PeerCallFailed(`opened no session: ${status}`, false)
+    if (status !== 200) throw new CallFailed(`opened no session: ${status}`, false)
     const { socket, binding } = lane
     if (socket === undefined || binding === undefined) throw connectionGone()
     const answer = readSessionAnswer(parsePeerBody(body))
@@ -257,13 +254,13 @@ export const createSessionClient = (options: SessionClientOptions): SessionClien
   /** The secret of the block the peer chose. */
   const secretOf = async (offered: readonly BlockId[], chosen: BlockId | undefined): Promise<SecretBytes | undefined> => {
     if (chosen === undefined) return undefined
-    if (!offered.includes(chosen)) throw new PeerCallFailed('chose a QKD block that was not offered', false)
+    if (!offered.includes(chosen)) throw new CallFailed('chose a QKD block that was not offered', false)
     const found = await options.mixing.firstOf(peerKmeId, [chosen])
     if (found === undefined) throw new BlockUsedUp()
     return found.secret
   }
 
-  /** @throws PeerCallFailed when the answer is not the peer's answer to this request. */
+  /** @throws CallFailed when the answer is not the peer's answer to this request. */
   const checkAnswer = (
     { sessionId, answerKey }: SessionKeys,
     sequence: number,
@@ -272,13 +269,13 @@ export const createSessionClient = (options: SessionClientOptions): SessionClien
   ): { readonly renew: boolean } => {
     if (seal?.renew === undefined || seal.sessionId !== sessionId || seal.sequence !== sequence) {
       options.onForged('answer-seal')
-      throw new PeerCallFailed('answered without the seal of this session', sequence > 0)
+      throw new CallFailed('answered without the seal of this session', sequence > 0)
     }
     const { timeMs, renew } = seal
     const mac = answerMac(answerKey, { ...ends, sessionId, sequence, timeMs, status, renew, requestMac: ofRequest }, body)
     if (isSameMac(mac, seal.mac)) return { renew }
     options.onForged('answer-mac')
-    throw new PeerCallFailed('answered with a wrong MAC', sequence > 0)
+    throw new CallFailed('answered with a wrong MAC', sequence > 0)
   }
 
   const sendSealed = async (lane: Lane, session: Session, request: PeerRequest, signal: AbortSignal): Promise<PeerResponse> => {
@@ -316,7 +313,7 @@ export const createSessionClient = (options: SessionClientOptions): SessionClien
     try {
       return await open(lane, signal)
     } catch (error) {
-      const wasAnswered = error instanceof PeerCallFailed || error instanceof BadRequest
+      const wasAnswered = error instanceof CallFailed || error instanceof BadRequest
       const isWorthRepeating = error instanceof BlockUsedUp || (isOldConnection && !wasAnswered)
       if (!isWorthRepeating || signal.aborted) throw notSent(error)
     }
@@ -332,7 +329,7 @@ export const createSessionClient = (options: SessionClientOptions): SessionClien
     if (!options.sessions) return send(lane, request, signal)
     for (let isRepeated = false; ; isRepeated = true) {
       const session = await sessionFor(lane, request.path, signal)
-      if (!carries(session, request.path)) throw new PeerCallFailed('holds no QKD key in common yet', false)
+      if (!carries(session, request.path)) throw new CallFailed('holds no QKD key in common yet', false)
       try {
         return await sendSealed(lane, session, request, signal)
       } catch (error) {
@@ -380,15 +377,10 @@ const bindingOf = (socket: TLSSocket): Binding => ({
 })
 
 /** While a session is opened, no byte of the call itself is on its way. */
-const notSent = (error: unknown): PeerCallFailed => {
-  if (error instanceof PeerCallFailed) return error
-  const { code, message } = error as Error & { code?: string }
-  return new PeerCallFailed(`opened no session: ${code === REFUSED_CERTIFICATE ? message : (code ?? message)}`, false, {
-    cause: error,
-  })
+const notSent = (error: unknown): CallFailed => {
+  if (error instanceof CallFailed) return error
+  return new CallFailed(`opened no session: ${callFailure(error).message}`, false, { cause: error })
 }
-
-const refusedCertificate = (message: string): Error => Object.assign(new Error(message), { code: REFUSED_CERTIFICATE })
 
 /** For checkServerIdentity: undefined when the certificate names the KME and nobody else, by the rules for callers. The chain was
  *  verified before. */

@@ -3,6 +3,7 @@
  *  seen (I33); a node has the block in memory only, and only until the next parcel is made (I34). A refusal changes nothing. */
 import type { Alarms } from '../alarms/alarms.ts'
 import type { AuditLog } from '../audit/audit.ts'
+import { CallFailed } from '../kernel/call-failed.ts'
 import type { Clock } from '../kernel/clock.ts'
 import type { KmeId } from '../kernel/identifiers.ts'
 import type { Logger } from '../kernel/log.ts'
@@ -11,7 +12,6 @@ import type { KeyPool } from '../key-pool/key-pool.ts'
 import { unitCountOf } from '../key-pool/key-pool.ts'
 import type { PadRedeemed, PadStore } from '../key-store/key-store.ts'
 import {
-  PeerCallFailed,
   type RelayAnswer,
   type RelayCheck,
   type RelayCheckAnswer,
@@ -254,7 +254,7 @@ export const createParcelAcceptor = (parts: AcceptParcelParts): ParcelAcceptor =
       try {
         return await next.checkRelay({ ...check, hop: check.hop + 1, budgetMs: check.budgetMs - HOP_MARGIN_MS })
       } catch (error) {
-        if (error instanceof PeerCallFailed) return refused('next-hop-unavailable')
+        if (error instanceof CallFailed) return refused('next-hop-unavailable')
         throw error
       }
     },

@@ -1,13 +1,14 @@
 /** The origin's side of one relay: makes a block for a KME without a link and has it carried there.
  *  Holds: the block is the system's random source's and no key of a link; it can be used only after both ends proved to each other, without
  *  any node in between, that they hold the same. Otherwise both destroy it. */
+import { CallFailed } from '../kernel/call-failed.ts'
 import type { Clock } from '../kernel/clock.ts'
 import type { BlockId, KmeId, LinkId } from '../kernel/identifiers.ts'
 import type { Random } from '../kernel/random.ts'
 import { SecretBytes } from '../kernel/secret-bytes.ts'
 import type { KeyStore, RelayPolicy } from '../key-store/key-store.ts'
 import { blockIdOf, type BlockAgreement } from '../link/link.ts'
-import { PeerCallFailed, type RelayPartner, type RelayShare } from '../peer/peer.ts'
+import { type RelayPartner, type RelayShare } from '../peer/peer.ts'
 import { RELAY_BLOCK_BYTES_MAX } from '../peer/wire.ts'
 import type { RouteFinder } from '../topology/topology.ts'
 import { createWrapping } from './end-to-end.ts'
@@ -75,7 +76,7 @@ export const createBlockRelay = (parts: RelayBlockParts): RelayBlock => {
       const answer = await partner.checkRelay({ path, hop: 1, budgetMs, sizeBytes })
       return answer.outcome === 'ready' ? undefined : `${answer.at} says: ${answer.reason}`
     } catch (error) {
-      if (error instanceof PeerCallFailed) return `${next} does not answer`
+      if (error instanceof CallFailed) return `${next} does not answer`
       throw error
     }
   }

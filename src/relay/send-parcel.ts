@@ -1,12 +1,13 @@
 /** One hop of a relay, at the KME that sends: a pad is spent, the parcel made of it is stored, then sent until it is answered or time is up.
  *  Holds: one parcel per relay ID, and every time the same; the sender's copy of the block is wiped as soon as the parcel is made. */
 import type { Alarms } from '../alarms/alarms.ts'
+import { CallFailed } from '../kernel/call-failed.ts'
 import type { Clock } from '../kernel/clock.ts'
 import type { KmeId } from '../kernel/identifiers.ts'
 import type { Logger } from '../kernel/log.ts'
 import type { SecretBytes } from '../kernel/secret-bytes.ts'
 import type { PadStore } from '../key-store/key-store.ts'
-import { PeerCallFailed, type RelayAnswer, type RelayParcel, type RelayPartner, type RelayRefusal } from '../peer/peer.ts'
+import { type RelayAnswer, type RelayParcel, type RelayPartner, type RelayRefusal } from '../peer/peer.ts'
 import { readRelayParcel, writeRelayParcel } from '../peer/wire.ts'
 import { sameTag } from '../bb84/universal-hash.ts'
 import { answerTag, encryptForHop, type ParcelDraft } from './hop-cipher.ts'
@@ -55,7 +56,7 @@ export const createParcelSender = (parts: SendParcelParts): ParcelSender => {
         try {
           return await partner.relay(parcel, leftMs)
         } catch (error) {
-          if (!(error instanceof PeerCallFailed)) throw error
+          if (!(error instanceof CallFailed)) throw error
           log.warn({ relayId: parcel.relayId, peer: to, error }, 'a relay was not answered')
         }
       }

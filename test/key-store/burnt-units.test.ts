@@ -1,10 +1,11 @@
 /** Units that will never be issued: both ends must count them as used, or they would be waited for for ever. */
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals'
+import { CallFailed } from '../../src/kernel/call-failed.ts'
 import { KeyNotFound, PeerUnavailable } from '../../src/kernel/errors.ts'
 import type { BlockId, KmeId } from '../../src/kernel/identifiers.ts'
 import { systemClock, type Clock } from '../../src/kernel/clock.ts'
 import { systemRandom } from '../../src/kernel/random.ts'
-import { PeerCallFailed, type Retirement, type RetirementAnswer } from '../../src/peer/peer.ts'
+import { type Retirement, type RetirementAnswer } from '../../src/peer/peer.ts'
 import {
   addBlock,
   ALICE,
@@ -77,7 +78,7 @@ describe('burnt units', () => {
       retire: async (retirement) => {
         told.push(retirement)
         const answer = answers[0]
-        if (answer === 'cut') throw new PeerCallFailed('the connection was cut', true)
+        if (answer === 'cut') throw new CallFailed('the connection was cut', true)
         return answer === 'failed' ? 'failed' : peer.retire(retirement)
       },
     })
@@ -152,7 +153,7 @@ describe('an assignment burnt because it was not settled in time', () => {
         assign: async (offer) => {
           held.push(offer.assignment)
           await peer.assign(offer)
-          throw new PeerCallFailed('the connection was cut', true)
+          throw new CallFailed('the connection was cut', true)
         },
       },
       { clock },

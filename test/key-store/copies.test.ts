@@ -4,10 +4,11 @@ import { randomBytes } from 'node:crypto'
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals'
 import fc from 'fast-check'
 import type { Database } from '../../src/database/database.ts'
+import { CallFailed } from '../../src/kernel/call-failed.ts'
 import { KeyDataAccess, KeyNotFound, KeysExhausted, PeerUnavailable, UnknownSlave } from '../../src/kernel/errors.ts'
 import { systemClock, type Clock } from '../../src/kernel/clock.ts'
 import type { KeyId, KmeId, SaeId } from '../../src/kernel/identifiers.ts'
-import { PeerCallFailed, type AssignmentAnswer, type AssignmentOffer, type PeerKme } from '../../src/peer/peer.ts'
+import { type AssignmentAnswer, type AssignmentOffer, type PeerKme } from '../../src/peer/peer.ts'
 import {
   fetchableAt,
   fetchBy,
@@ -201,7 +202,7 @@ describe('keys for slaves at several KMEs', () => {
 })
 
 describe('when not every KME holds its copy', () => {
-  const lost = (maybeReceived: boolean) => new PeerCallFailed('lost', maybeReceived)
+  const lost = (maybeReceived: boolean) => new CallFailed('lost', maybeReceived)
   const failures: [string, Assign, unknown][] = [
     ['is not reached at all', () => Promise.reject(lost(false)), PeerUnavailable],
     ['gets nothing, but might have', () => Promise.reject(lost(true)), PeerUnavailable],
@@ -318,7 +319,7 @@ describe('when not every KME holds its copy', () => {
   })
 
   it('because not one byte was sent to any of them, all units are free again at once', async () => {
-    const lost: Assign = () => Promise.reject(new PeerCallFailed('lost', false))
+    const lost: Assign = () => Promise.reject(new CallFailed('lost', false))
     const delivery = await start({ x: lost, y: lost })
     await expect(delivery.getKey(MASTER, 'xena', multicast([YARA]))).rejects.toThrow(PeerUnavailable)
     expect(await countAt(hub.hub, 'reservation')).toBe(0)
@@ -418,7 +419,7 @@ describe('the units of a key of several KMEs', () => {
         for (const { blockId, units } of offer.assignment.units) covered.push(...units.map((unit) => `${blockId}:${unit}`))
       }
       calls += 1
-      return calls % 5 === 0 ? Promise.reject(new PeerCallFailed('lost', true)) : hold()
+      return calls % 5 === 0 ? Promise.reject(new CallFailed('lost', true)) : hold()
     }
     let nowMs = 0
     const clock: Clock = { ...systemClock, monotonicMs: () => (nowMs += 120_000) }
@@ -447,7 +448,7 @@ describe('a copy at the KME that holds it', () => {
     const delivery = await start({
       y: (offer) => {
         seen.resolve(offer)
-        return Promise.reject(new PeerCallFailed('lost', true))
+        return Promise.reject(new CallFailed('lost', true))
       },
     })
     await delivery.getKey(MASTER, 'xena', multicast([YARA], { number })).catch(() => undefined)
@@ -526,10 +527,10 @@ describe('whatever is asked and whatever fails', () => {
       (at: number): Assign =>
       async (_, hold) => {
         const kind = troubles[at] ?? 'none'
-        if (kind === 'not-sent' || kind === 'lost') throw new PeerCallFailed('lost', kind === 'lost')
+        if (kind === 'not-sent' || kind === 'lost') throw new CallFailed('lost', kind === 'lost')
         if (kind === 'refused') return { outcome: 'refused', reason: 'block-pending' }
         const answer = await hold()
-        if (kind === 'held-lost') throw new PeerCallFailed('lost', true)
+        if (kind === 'held-lost') throw new CallFailed('lost', true)
         return answer
       }
     let nowMs = 0

@@ -1,6 +1,7 @@
 /** Loans between the two ends of a link: units change their issuing KME, none is ever issued by both, and a loan that cannot be
  *  used in full is used as far as possible. Here kme-a lends and kme-b borrows. */
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals'
+import { CallFailed } from '../../src/kernel/call-failed.ts'
 import { systemClock, type Clock } from '../../src/kernel/clock.ts'
 import type { BlockId } from '../../src/kernel/identifiers.ts'
 import { systemRandom } from '../../src/kernel/random.ts'
@@ -8,7 +9,7 @@ import { createMemoryKeyPool } from '../../src/key-pool/memory-key-pool.ts'
 import { UNSHARED } from '../key-pool/key-pool.contract.ts'
 import { unitCountOf, type KeyPool } from '../../src/key-pool/key-pool.ts'
 import { createLending, type Lending } from '../../src/link/lend-units.ts'
-import { PeerCallFailed, type PeerKme } from '../../src/peer/peer.ts'
+import { type PeerKme } from '../../src/peer/peer.ts'
 import {
   addBlock,
   claimUnits,
@@ -127,7 +128,7 @@ describe('a loan', () => {
           requestLoan: async (loanId, unitCount) => {
             asked.push(loanId)
             const runs = await peer.requestLoan(loanId, unitCount)
-            if (asked.length === 1) throw new PeerCallFailed('the connection was cut', true)
+            if (asked.length === 1) throw new CallFailed('the connection was cut', true)
             return runs
           },
         },
@@ -159,7 +160,7 @@ describe('a loan', () => {
         ...lender,
         requestLoan: async (loanId, unitCount) => {
           const runs = await lender.requestLoan(loanId, unitCount)
-          if ((answers += 1) === 1) throw new PeerCallFailed('the connection was cut', true)
+          if ((answers += 1) === 1) throw new CallFailed('the connection was cut', true)
           return runs
         },
       },
@@ -242,7 +243,7 @@ describe('several open loans', () => {
           ...peer,
           requestLoan: (loanId, unitCount) =>
             loanId === impossible
-              ? Promise.reject(new PeerCallFailed('cannot be answered', true))
+              ? Promise.reject(new CallFailed('cannot be answered', true))
               : peer.requestLoan(loanId, unitCount),
         },
         clock,

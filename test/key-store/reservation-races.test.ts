@@ -2,9 +2,10 @@
  *  own settlement, a restart, a device that altered, and an end of the link that is one step behind. */
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals'
 import type { Database } from '../../src/database/database.ts'
+import { CallFailed } from '../../src/kernel/call-failed.ts'
 import { Conflict, KeyNotFound, PeerUnavailable, Unavailable } from '../../src/kernel/errors.ts'
 import type { AvailableUnits, KeyStore } from '../../src/key-store/key-store.ts'
-import { PeerCallFailed, type PeerKme } from '../../src/peer/peer.ts'
+import { type PeerKme } from '../../src/peer/peer.ts'
 import {
   addBlock,
   ALICE,
@@ -329,7 +330,7 @@ describe('a call whose answer was lost', () => {
         const answer = await peer.assign(offer)
         if (!lost) return answer
         lost = false
-        throw new PeerCallFailed('the connection was cut', true)
+        throw new CallFailed('the connection was cut', true)
       },
     })
 

@@ -1,44 +1,23 @@
 /** Every message of a relay lost or answered in vain, as when a link is cut: the keys are equal at both ends or there are none, no pad makes two
  *  messages, and the next relay works. Then all of it again, as somebody who recorded it would send it. */
 import { afterEach, describe, expect, it } from '@jest/globals'
+import { CallFailed } from '../../src/kernel/call-failed.ts'
 import { systemClock } from '../../src/kernel/clock.ts'
 import type { KmeId } from '../../src/kernel/identifiers.ts'
 import { drawUniform, systemRandom } from '../../src/kernel/random.ts'
 import type { RelayPolicy } from '../../src/key-store/key-store.ts'
-import { PeerCallFailed } from '../../src/peer/peer.ts'
-import { createFixedRoutes } from '../../src/relay/fixed-routes.ts'
-import { A, B, C, issueAcross, kme, padsUsedTwice, startWorld, type Carrier, type RelayWorld } from './relay-world.ts'
+import { A, B, C, D, issueAcross, padsUsedTwice, startDiamond, type Carrier, type RelayWorld } from './relay-world.ts'
 
-const D = kme('d')
 const NODES = [A, B, C, D]
+const AMPLE = { settings: { deadlineMs: 500 }, highWatermark: 100_000, units: 2000 }
 let world: RelayWorld
 afterEach(async () => {
   expect(padsUsedTwice(world.caught)).toEqual([])
   await world[Symbol.asyncDispose]()
 })
 
-/** kme-a and kme-c, joined by kme-b and by kme-d. */
-const startDiamond = async (policy: Partial<RelayPolicy>): Promise<void> => {
-  const links = [
-    [A, B],
-    [B, C],
-    [A, D],
-    [D, C],
-  ] as const
-  const ways = [B, D].map((via) => [via])
-  const routes = (kmeId: KmeId) => {
-    const to = kmeId === A ? C : A
-    return createFixedRoutes(
-      kmeId,
-      ways.map((via) => ({ to, via })),
-    )
-  }
-  world = await startWorld({ links, routes, policy, settings: { deadlineMs: 500 }, highWatermark: 100_000 })
-  for (const [one, other] of links) await world.addLinkKey(one, other, 2000)
-}
-
 const gone = (): never => {
-  throw new PeerCallFailed('gone', true)
+  throw new CallFailed('gone', true)
 }
 type Fault = (forward: () => Promise<never>) => Promise<never>
 const notAtAll: Fault = () => Promise.resolve().then(gone)
@@ -102,7 +81,7 @@ const WISHES: readonly [string, Partial<RelayPolicy>, messages: number][] = [
 it.each(WISHES)(
   'a block relayed %s is whole or gone, whatever happens to one of its messages',
   async (_how, policy, messages) => {
-    await startDiamond(policy)
+    world = await startDiamond({ ...AMPLE, policy })
     for (const [, times, fault] of FAULTS) {
       for (let number = 0; number < messages; number += 1) {
         world.carry(strike(fault, number, times))
@@ -133,7 +112,7 @@ describe('what somebody recorded', () => {
   const states = (): Promise<unknown> => Promise.all(NODES.map(stateOf))
 
   it('has no effect when it is sent again: to the same KME and to others, by the same and by others, backwards and after restarts', async () => {
-    await startDiamond({ paths: 2, endToEnd: true })
+    world = await startDiamond({ ...AMPLE, policy: { paths: 2, endToEnd: true } })
     for (let i = 0; i < 3; i += 1) {
       await relayNow()
       await useUp()
@@ -154,7 +133,7 @@ describe('what somebody recorded', () => {
   })
 
   it('has no effect when everything comes twice, late and in another order', async () => {
-    await startDiamond({ paths: 2 })
+    world = await startDiamond({ ...AMPLE, policy: { paths: 2 } })
     world.carry(async (_caught, forward) => {
       await systemClock.sleep(30 * drawUniform(systemRandom))
       const [answer] = await Promise.all([

@@ -8,11 +8,10 @@ import type { UnitRun } from '../../src/key-store/key-store.ts'
 import type { RelayParcel } from '../../src/peer/peer.ts'
 import { readRelayAnswer, readRelayParcel, writeRelayParcel } from '../../src/peer/wire.ts'
 import { answerTag, encryptForHop, type ParcelDraft } from '../../src/relay/hop-cipher.ts'
-import { A, B, C, kme, padsUsedTwice, startLine, startWorld, UNIT_BYTES, type RelayWorld } from './relay-world.ts'
+import { A, B, C, D, kme, padsUsedTwice, startLine, startWorld, UNIT_BYTES, type RelayWorld } from './relay-world.ts'
 
 const BLOCK_BYTES = 32 + 2 * UNIT_BYTES
 const PAD_UNITS = 5
-const D = kme('d')
 
 let world: RelayWorld
 beforeAll(async () => {

@@ -1,35 +1,15 @@
 /** Each KME of a relay killed at each step of it, before the step and after it: the keys are equal at both ends or there are none, none comes
  *  twice, no pad is used twice, and relaying goes on. */
 import { afterEach, expect, it } from '@jest/globals'
-import type { KmeId } from '../../src/kernel/identifiers.ts'
 import type { RelayPolicy } from '../../src/key-store/key-store.ts'
-import { createFixedRoutes } from '../../src/relay/fixed-routes.ts'
-import { A, B, C, issueAcross, kme, padViolationsIn, startWorld, type RelayWorld, type Step } from './relay-world.ts'
+import { A, B, C, D, issueAcross, padViolationsIn, startDiamond, type RelayWorld, type Step } from './relay-world.ts'
 
-const D = kme('d')
 const NODES = [A, B, C, D]
 const RELAYED = 'relay:kme-a:kme-c' as never
 let world: RelayWorld
 afterEach(async () => {
   await world[Symbol.asyncDispose]()
 })
-
-/** kme-a and kme-c, joined by kme-b and by kme-d. */
-const startDiamond = async (policy: Partial<RelayPolicy>): Promise<void> => {
-  const links = [
-    [A, B],
-    [B, C],
-    [A, D],
-    [D, C],
-  ] as const
-  const routes = (kmeId: KmeId) =>
-    createFixedRoutes(
-      kmeId,
-      [B, D].map((via) => ({ to: kmeId === A ? C : A, via: [via] })),
-    )
-  world = await startWorld({ links, routes, policy, settings: { deadlineMs: 2000, blockKeys: 16 }, highWatermark: 100_000 })
-  for (const [one, other] of links) for (let blocks = 0; blocks < 30; blocks += 1) await world.addLinkKey(one, other, 300)
-}
 
 const relayNow = (): Promise<unknown> => {
   const { relay, life } = world.node(A)
@@ -92,7 +72,13 @@ it.each<[string, Partial<RelayPolicy>]>([
   ['over one way', {}],
   ['split over two ways, wrapped', { paths: 2, endToEnd: true }],
 ])('a block relayed %s is whole or gone, whoever dies at whatever step', async (_how, policy) => {
-  await startDiamond(policy)
+  world = await startDiamond({
+    policy,
+    settings: { deadlineMs: 2000, blockKeys: 16 },
+    highWatermark: 100_000,
+    units: 300,
+    blocks: 30,
+  })
   const steps = await countedSteps()
   expect(await useUp()).toBeGreaterThan(0)
   const between = policy.paths === 2 ? [B, D] : [B]

@@ -1,43 +1,16 @@
 /** Keys relayed for one request, in a way of its own. */
 import { afterEach, expect, it } from '@jest/globals'
-import type { KmeId } from '../../src/kernel/identifiers.ts'
+import { CallFailed } from '../../src/kernel/call-failed.ts'
 import type { RelayPolicy } from '../../src/key-store/key-store.ts'
-import { PeerCallFailed } from '../../src/peer/peer.ts'
 import type { RelayedUnits } from '../../src/relay/relay.ts'
-import { createFixedRoutes } from '../../src/relay/fixed-routes.ts'
-import {
-  A,
-  B,
-  C,
-  issueUnits,
-  kme,
-  padsUsedTwice,
-  startWorld,
-  unitsOf,
-  type RelayWorld,
-  type RelayWorldOptions,
-} from './relay-world.ts'
+import { A, B, C, D, issueUnits, kme, padsUsedTwice, startDiamond, unitsOf, type RelayWorld } from './relay-world.ts'
 
-const D = kme('d')
 const ANY: RelayPolicy = { paths: 1, endToEnd: false, maxHops: 16, avoid: [], only: undefined }
 let world: RelayWorld
 afterEach(async () => {
   expect(padsUsedTwice(world.caught)).toEqual([])
   await world[Symbol.asyncDispose]()
 })
-
-/** kme-a and kme-c, joined by kme-b and by kme-d. */
-const startDiamond = async (options: Partial<RelayWorldOptions> = {}, units = 100): Promise<void> => {
-  const links = [
-    [A, B],
-    [B, C],
-    [A, D],
-    [D, C],
-  ] as const
-  const routes = (kmeId: KmeId) => createFixedRoutes(kmeId, kmeId === A ? [B, D].map((via) => ({ to: C, via: [via] })) : [])
-  world = await startWorld({ links, routes, ...options })
-  for (const [one, other] of links) await world.addLinkKey(one, other, units)
-}
 
 const take = (unitCount: number, policy: Partial<RelayPolicy>) => world.node(A).relay.take(C, unitCount, { ...ANY, ...policy })
 const runsOf = (units: RelayedUnits | 'not-relayed') => {
@@ -47,7 +20,7 @@ const runsOf = (units: RelayedUnits | 'not-relayed') => {
 const levelAtA = async (): Promise<number> => (await world.node(A).pool.level(C)).mine
 
 it('they are just as many, of one block that meets the wish, in no pool, and good at both ends', async () => {
-  await startDiamond()
+  world = await startDiamond()
   const runs = runsOf(await take(3, { paths: 2 }))
   expect(unitsOf(runs)).toBe(3)
   expect(await levelAtA()).toBe(0)
@@ -58,7 +31,7 @@ it('they are just as many, of one block that meets the wish, in no pool, and goo
 })
 
 it('they also meet what is wanted of all keys shared with the peer', async () => {
-  await startDiamond({ policy: { avoid: [B] } })
+  world = await startDiamond({ policy: { avoid: [B] } })
   const runs = runsOf(await take(1, { endToEnd: true }))
   const relayed = await world.node(A).store.relayedOver(runs.map((run) => run.blockId))
   expect([...relayed.values()]).toEqual([{ ways: [[D]], endToEnd: true }])
@@ -69,7 +42,7 @@ it('they also meet what is wanted of all keys shared with the peer', async () =>
 })
 
 it('those who ask for the same at the same moment share a block, each with units of its own', async () => {
-  await startDiamond()
+  world = await startDiamond()
   const first = take(1, { paths: 2 })
   const others = await Promise.all([first, ...[1, 2, 3, 4, 5, 6].map((count) => take(count, { paths: 2 }))])
   const runs = others.flatMap(runsOf)
@@ -79,7 +52,7 @@ it('those who ask for the same at the same moment share a block, each with units
 })
 
 it('those who ask for the same in other words share a block too', async () => {
-  await startDiamond()
+  world = await startDiamond()
   const [x, y] = [kme('x'), kme('y')]
   const taken = await Promise.all([take(1, { avoid: [x, y] }), take(1, { avoid: [y, x] })])
   const runs = taken.flatMap(runsOf)
@@ -87,7 +60,7 @@ it('those who ask for the same in other words share a block too', async () => {
 })
 
 it('those who ask for different things at the same moment get each their own', async () => {
-  await startDiamond()
+  world = await startDiamond()
   const taken = await Promise.all([take(1, { paths: 2 }), take(1, { endToEnd: true }), take(1, { avoid: [D] })])
   const runs = taken.flatMap(runsOf)
   const relayed = await world.node(A).store.relayedOver(runs.map(({ blockId }) => blockId))
@@ -99,13 +72,13 @@ it('those who ask for different things at the same moment get each their own', a
 })
 
 it('more than a block holds come in several', async () => {
-  await startDiamond({ highWatermark: 10_000, settings: { deadlineMs: 20_000 } }, 20_000)
+  world = await startDiamond({ highWatermark: 10_000, settings: { deadlineMs: 20_000 }, units: 20_000 })
   const runs = runsOf(await take(5000, {}))
   expect(runs.map(({ units }) => units.length)).toEqual([4096, 904])
 }, 30_000)
 
 it('there are none, and nothing is used up, while a KME on the way is away; soon after it is back there are', async () => {
-  await startDiamond()
+  world = await startDiamond()
   world.away.add(D)
   await expect(take(1, { paths: 2 })).resolves.toBe('not-now')
   expect(world.caught).toEqual([])
@@ -120,10 +93,10 @@ it('there are none, and nothing is used up, while a KME on the way is away; soon
 })
 
 it('go into the pool when they come too late for who waited', async () => {
-  await startDiamond({ settings: { deadlineMs: 500 } })
+  world = await startDiamond({ settings: { deadlineMs: 500 } })
   world.carry(async (_caught, forward) => {
     await forward()
-    throw new PeerCallFailed('the answer was lost', true)
+    throw new CallFailed('the answer was lost', true)
   })
   await expect(take(2, {})).resolves.toBe('not-now')
   const { store, relay } = world.node(A)
@@ -133,6 +106,6 @@ it('go into the pool when they come too late for who waited', async () => {
 })
 
 it('there are none for a KME that a link leads to', async () => {
-  await startDiamond()
+  world = await startDiamond()
   await expect(world.node(A).relay.take(B, 1, ANY)).resolves.toBe('not-relayed')
 })

@@ -6,6 +6,7 @@ import { tellOfRefusals } from '../../src/alarms/tell-of-refusals.ts'
 import { openKeyring } from '../../src/custody/prisma-keyring.ts'
 import { createAuditLog } from '../../src/audit/prisma-audit-log.ts'
 import { openDatabase, type Database } from '../../src/database/database.ts'
+import { CallFailed } from '../../src/kernel/call-failed.ts'
 import { systemClock, type Clock } from '../../src/kernel/clock.ts'
 import type { BlockId, KmeId, LinkId } from '../../src/kernel/identifiers.ts'
 import { createLogger } from '../../src/kernel/log.ts'
@@ -16,7 +17,7 @@ import { createMemoryKeyPool } from '../../src/key-pool/memory-key-pool.ts'
 import type { KeyStore, PadStore, RelayPolicy, ShareStore, UnitRun } from '../../src/key-store/key-store.ts'
 import { createKeyStore } from '../../src/key-store/prisma-key-store.ts'
 import { createBlockAgreement } from '../../src/link/agree-block.ts'
-import { PeerCallFailed, type PeerKme, type RelayAnswer, type RelayParcel, type RelayPartner } from '../../src/peer/peer.ts'
+import { type PeerKme, type RelayAnswer, type RelayParcel, type RelayPartner } from '../../src/peer/peer.ts'
 import {
   readRelayAnswer,
   readRelayCheck,
@@ -27,6 +28,7 @@ import {
   writeRelayParcel,
 } from '../../src/peer/wire.ts'
 import { createRelay, type RunningRelay } from '../../src/relay/create-relay.ts'
+import { createFixedRoutes } from '../../src/relay/fixed-routes.ts'
 import type { RelaySettings } from '../../src/relay/relay.ts'
 import type { RouteFinder } from '../../src/topology/topology.ts'
 import { UNSHARED } from '../key-pool/key-pool.contract.ts'
@@ -37,6 +39,7 @@ export const kme = (name: string): KmeId => `kme-${name}` as KmeId
 export const A = kme('a')
 export const B = kme('b')
 export const C = kme('c')
+export const D = kme('d')
 const silent = createLogger('silent')
 
 /** A parcel on its way, as whoever listens sees it. */
@@ -82,7 +85,7 @@ const beginLife = (): Life => {
     end,
     kill: () => {
       life.dead = true
-      reject(new PeerCallFailed('was killed', true))
+      reject(new CallFailed('was killed', true))
     },
   }
   return life
@@ -162,9 +165,9 @@ export const startWorld = async (options: RelayWorldOptions): Promise<RelayWorld
     options.links.flatMap(([one, other]) => (one === kmeId ? [other] : other === kmeId ? [one] : []))
   const nodeOf = (kmeId: KmeId): Node => nodes.get(kmeId)!
   const reach = (kmeId: KmeId): Node => {
-    if (away.has(kmeId)) throw new PeerCallFailed('is away', true)
+    if (away.has(kmeId)) throw new CallFailed('is away', true)
     const node = nodeOf(kmeId)
-    if (node.life.dead) throw new PeerCallFailed('is gone', true)
+    if (node.life.dead) throw new CallFailed('is gone', true)
     return node
   }
   /** One KME asks another: neither hears anything when either is killed meanwhile. */
@@ -183,7 +186,7 @@ export const startWorld = async (options: RelayWorldOptions): Promise<RelayWorld
       caught.push(sent)
       const finished = new AbortController()
       const late = clock.sleep(withinMs, finished.signal).then(() => {
-        throw new PeerCallFailed('no answer in time', true)
+        throw new CallFailed('no answer in time', true)
       })
       const answered = carrier(sent, async (other = parcel) => {
         const received = readRelayParcel(JSON.parse(JSON.stringify(writeRelayParcel(other))))
@@ -196,7 +199,7 @@ export const startWorld = async (options: RelayWorldOptions): Promise<RelayWorld
     checkRelay: async (check) => {
       if (mute.has(to)) {
         await clock.sleep(check.budgetMs)
-        throw new PeerCallFailed('no answer in time', true)
+        throw new CallFailed('no answer in time', true)
       }
       const received = readRelayCheck(JSON.parse(JSON.stringify(writeRelayCheck(check))))
       const answer = await ask(life, to, (node) => node.relay.acceptor.check(from, received))
@@ -385,6 +388,27 @@ export const startLine = async (options: Partial<RelayWorldOptions> & { readonly
   })
   await world.addLinkKey(A, B, options.units ?? 200)
   await world.addLinkKey(B, C, options.units ?? 200)
+  return world
+}
+
+/** kme-a and kme-c, joined by kme-b and by kme-d, with so many blocks of so much key on each link. */
+export const startDiamond = async (
+  options: Partial<RelayWorldOptions> & { readonly units?: number; readonly blocks?: number } = {},
+): Promise<RelayWorld> => {
+  const { units = 100, blocks = 1 } = options
+  const links = [
+    [A, B],
+    [B, C],
+    [A, D],
+    [D, C],
+  ] as const
+  const routes = (kmeId: KmeId): RouteFinder =>
+    createFixedRoutes(
+      kmeId,
+      [B, D].map((via) => ({ to: kmeId === A ? C : A, via: [via] })),
+    )
+  const world = await startWorld({ links, routes, ...options })
+  for (const [one, other] of links) for (let block = 0; block < blocks; block += 1) await world.addLinkKey(one, other, units)
   return world
 }
 

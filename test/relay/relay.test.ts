@@ -1,9 +1,9 @@
 /** Keys for two KMEs without a link, over a trusted node: equal at both ends, and link key is used once, whatever happens on the way. */
 import { afterEach, describe, expect, it } from '@jest/globals'
+import { CallFailed } from '../../src/kernel/call-failed.ts'
 import { systemRandom } from '../../src/kernel/random.ts'
 import type { KmeId } from '../../src/kernel/identifiers.ts'
 import { SecretBytes } from '../../src/kernel/secret-bytes.ts'
-import { PeerCallFailed } from '../../src/peer/peer.ts'
 import { A, alongLine, B, C, issueAcross, kme, padsUsedTwice, startLine, startWorld, type RelayWorld } from './relay-world.ts'
 
 let world: RelayWorld
@@ -156,7 +156,7 @@ describe('messages that are lost or come again', () => {
     let lost = 0
     world.carry(async (_caught, forward) => {
       const answer = await forward()
-      if ((lost += 1) % 3 !== 0) throw new PeerCallFailed('the answer was lost', true)
+      if ((lost += 1) % 3 !== 0) throw new CallFailed('the answer was lost', true)
       return answer
     })
     await expect(world.node(A).relay.fetch(C, 8)).resolves.toBe(true)
@@ -190,7 +190,7 @@ describe('messages that are lost or come again', () => {
 
   it('that come after their sender gave them up are refused, and nobody is alarmed', async () => {
     world = await startLine({ settings: { deadlineMs: 500 } })
-    world.carry(() => Promise.reject(new PeerCallFailed('it takes its time', true)))
+    world.carry(() => Promise.reject(new CallFailed('it takes its time', true)))
     await expect(world.node(A).relay.fetch(C, 8)).resolves.toBe(false)
     const [burnt] = await world.node(A).store.unsettled('own')
     await world.node(B).store.voidAssignment(A, burnt!.aid)
@@ -205,7 +205,7 @@ describe('messages that are lost or come again', () => {
     world = await startLine({ settings: { deadlineMs: 500 } })
     world.carry(async ({ to }, forward) => {
       const answer = await forward()
-      if (to === B) throw new PeerCallFailed('the answer was lost', true)
+      if (to === B) throw new CallFailed('the answer was lost', true)
       return answer
     })
     await expect(world.node(A).relay.fetch(C, 8)).resolves.toBe(false)
@@ -228,7 +228,7 @@ describe('a trusted node that dies', () => {
       if (to !== C) return forward()
       // kme-b is gone at this moment: what it would do from now on, another process does.
       await world.restart(B)
-      throw new PeerCallFailed('died', true)
+      throw new CallFailed('died', true)
     })
     await expect(world.node(A).relay.fetch(C, 8)).resolves.toBe(false)
     expect(await world.count(C, `key_block WHERE link_id LIKE 'relay:%'`)).toBe(0)
@@ -253,7 +253,7 @@ describe('a trusted node that dies', () => {
       void forward().catch(() => undefined)
       await sentOn.promise
       await world.restart(B)
-      throw new PeerCallFailed('died', true)
+      throw new CallFailed('died', true)
     })
     await world.node(A).relay.fetch(C, 8)
     const sent = world.caught.filter(({ to }) => to === C)

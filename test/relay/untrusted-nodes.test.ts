@@ -6,34 +6,14 @@ import { systemRandom } from '../../src/kernel/random.ts'
 import type { RelayAnswer, RelayParcel } from '../../src/peer/peer.ts'
 import { writeRelayParcel } from '../../src/peer/wire.ts'
 import { createWrapping, wrapAtDestination } from '../../src/relay/end-to-end.ts'
-import { createFixedRoutes } from '../../src/relay/fixed-routes.ts'
 import { answerTag, decryptFromHop, digestOf, encryptForHop } from '../../src/relay/hop-cipher.ts'
-import type { RelayPolicy } from '../../src/key-store/key-store.ts'
-import { A, B, C, issueAcross, kme, padsUsedTwice, startWorld, type RelayWorld } from './relay-world.ts'
+import { A, B, C, D, issueAcross, padsUsedTwice, startDiamond, type RelayWorld } from './relay-world.ts'
 
-const D = kme('d')
 let world: RelayWorld
 afterEach(async () => {
   expect(padsUsedTwice(world.caught)).toEqual([])
   await world[Symbol.asyncDispose]()
 })
-
-/** kme-a and kme-c, joined by kme-b and by kme-d. */
-const startRing = async (policy: Partial<RelayPolicy>): Promise<void> => {
-  const links = [
-    [A, B],
-    [B, C],
-    [A, D],
-    [D, C],
-  ] as const
-  const routes = (kmeId: KmeId) =>
-    createFixedRoutes(
-      kmeId,
-      kmeId === A ? [B, D].map((via) => ({ to: C, via: [via] })) : [B, D].map((via) => ({ to: A, via: [via] })),
-    )
-  world = await startWorld({ links, routes, policy })
-  for (const [one, other] of links) await world.addLinkKey(one, other, 100)
-}
 
 /** Which of the KMEs saw any of these keys. */
 const whoSaw = (keys: string): KmeId[] =>
@@ -42,7 +22,7 @@ const whoSaw = (keys: string): KmeId[] =>
   )
 
 it('without either the trusted node sees the keys, as the other tests would notice', async () => {
-  await startRing({})
+  world = await startDiamond()
   await expect(world.node(A).relay.fetch(C, 8)).resolves.toBe(true)
   const { issued, fetched } = await issueAcross(world, A, C, 8)
   expect(fetched).toBe(issued)
@@ -53,7 +33,7 @@ describe('a block split over two ways', () => {
   const bothWays = JSON.stringify({ ways: [[B], [D]], endToEnd: false })
 
   it('is equal at both ends, and only both ways together hold it', async () => {
-    await startRing({ paths: 2 })
+    world = await startDiamond({ policy: { paths: 2 } })
     await expect(world.node(A).relay.fetch(C, 8)).resolves.toBe(true)
     const { issued, fetched } = await issueAcross(world, A, C, 7)
     expect(fetched).toBe(issued)
@@ -66,7 +46,7 @@ describe('a block split over two ways', () => {
   })
 
   it('gives no key when one share does not arrive', async () => {
-    await startRing({ paths: 2 })
+    world = await startDiamond({ policy: { paths: 2 } })
     world.carry(({ to, parcel }, forward) =>
       to === D ? Promise.resolve<RelayAnswer>({ outcome: 'refused', reason: 'insufficient', at: D }) : forward(parcel),
     )
@@ -77,21 +57,21 @@ describe('a block split over two ways', () => {
   })
 
   it('costs nothing while one of the ways cannot be used', async () => {
-    await startRing({ paths: 2 })
+    world = await startDiamond({ policy: { paths: 2 } })
     world.away.add(D)
     await expect(world.node(A).relay.sources[0]!.replenish(undefined as never)).rejects.toThrow('kme-d does not answer')
     expect(world.caught).toEqual([])
   })
 
   it('is not sent over one way instead', async () => {
-    await startRing({ paths: 2, avoid: [D] })
+    world = await startDiamond({ policy: { paths: 2, avoid: [D] } })
     await expect(world.node(A).relay.sources[0]!.replenish(undefined as never)).rejects.toThrow('no 2 ways to kme-c')
     expect(world.caught).toEqual([])
   })
 })
 
 it('a KME that hangs leaves time for the next way', async () => {
-  await startRing({})
+  world = await startDiamond()
   world.mute.add(B)
   await expect(world.node(A).relay.fetch(C, 8)).resolves.toBe(true)
   expect(world.caught.map(({ from, to }) => `${from} ${to}`)).toEqual(['kme-a kme-d', 'kme-d kme-c'])
@@ -99,7 +79,7 @@ it('a KME that hangs leaves time for the next way', async () => {
 
 describe('a block wrapped end to end', () => {
   it('is equal at both ends, and the trusted node sees nothing of it', async () => {
-    await startRing({ endToEnd: true })
+    world = await startDiamond({ policy: { endToEnd: true } })
     await expect(world.node(A).relay.fetch(C, 8)).resolves.toBe(true)
     const { issued, fetched } = await issueAcross(world, A, C, 8)
     expect(fetched).toBe(issued)
@@ -107,7 +87,7 @@ describe('a block wrapped end to end', () => {
   })
 
   it('may be split as well', async () => {
-    await startRing({ endToEnd: true, paths: 2 })
+    world = await startDiamond({ policy: { endToEnd: true, paths: 2 } })
     await expect(world.node(A).relay.fetch(C, 8)).resolves.toBe(true)
     const { issued, fetched } = await issueAcross(world, A, C, 8)
     expect(fetched).toBe(issued)
@@ -150,7 +130,7 @@ describe('a block wrapped end to end', () => {
   }
 
   it('by a trusted node that plays both ends is destroyed by both', async () => {
-    await startRing({ endToEnd: true })
+    world = await startDiamond({ policy: { endToEnd: true } })
     let keysWithA = ''
     world.carry(async ({ to, parcel }, forward) => {
       if (to !== B) return forward()
@@ -166,7 +146,7 @@ describe('a block wrapped end to end', () => {
   })
 
   it('that a trusted node unwraps on the way is not used', async () => {
-    await startRing({ endToEnd: true })
+    world = await startDiamond({ policy: { endToEnd: true } })
     world.carry(async ({ to, parcel }, forward) => (to === B ? (await betray(parcel, false)).answer : forward()))
     await expect(world.node(A).relay.sources[0]!.replenish(undefined as never)).rejects.toThrow('kme-c did not wrap')
     expect(await world.count(A, `key_block WHERE link_id LIKE 'relay:%'`)).toBe(0)
@@ -176,7 +156,7 @@ describe('a block wrapped end to end', () => {
     ['cut short', (reply: Buffer) => reply.subarray(1)],
     ['with a point that gives no secret', (reply: Buffer) => Buffer.concat([Buffer.alloc(32), reply.subarray(32)])],
   ])('with a reply %s gives no block', async (_what, change) => {
-    await startRing({})
+    world = await startDiamond()
     const context = { path: [A, B, C], block: systemRandom.uuid(), share: { index: 0, count: 1 } }
     const wrapping = createWrapping(context)
     const block = () => SecretBytes.adopt(Buffer.alloc(64))
@@ -190,7 +170,7 @@ describe('a block wrapped end to end', () => {
     ['with a point that gives no secret', (offer: Buffer) => Buffer.concat([Buffer.alloc(32), offer.subarray(32)])],
     ['that is no ML-KEM key', (offer: Buffer) => Buffer.concat([offer.subarray(0, 32), Buffer.alloc(1184, 255)])],
   ])('for an offer %s is refused', async (_what, change) => {
-    await startRing({})
+    world = await startDiamond()
     const context = { path: [A, B, C], block: systemRandom.uuid(), share: { index: 0, count: 1 } }
     const block = SecretBytes.adopt(Buffer.alloc(64))
     expect(wrapAtDestination(block, context, change(createWrapping(context).offer))).toBeUndefined()
