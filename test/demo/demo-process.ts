@@ -100,7 +100,7 @@ export const startDemo = async (place: Place, ...args: string[]): Promise<Runnin
         return /^READY$/m.test(demo.printed())
       },
       // The promise is that of `npm start`; more KMEs on the same cores take longer.
-      args.length === 0 ? 60_000 : 110_000,
+      args.length === 0 ? 60_000 : 240_000,
     )
     // The lines to copy come right after.
     await eventually('next steps', () => demo.printed().includes('Stop   '))
