@@ -1,8 +1,7 @@
 /** Alarms as they are raised, cleared and kept. */
 import { afterEach, beforeEach, expect, it } from '@jest/globals'
-import pg from 'pg'
 import { FakeClock } from '../admin/admin-world.ts'
-import { createTestDatabase, type TestDatabase } from '../setup/test-database.ts'
+import { createTestDatabase, databaseSwitch, type TestDatabase } from '../setup/test-database.ts'
 import { passing, startAlarmProcess, type AlarmProcess } from './alarm-process.ts'
 
 const DAY_MS = 86_400_000
@@ -31,17 +30,6 @@ const activeNames = (): string =>
     .join()
 
 /** Lets nobody connect, or everybody again. */
-const lock = async (isLocked: boolean): Promise<void> => {
-  const server = new URL(testDatabase.url)
-  const name = server.pathname.slice(1)
-  server.pathname = '/postgres'
-  const client = new pg.Client({ connectionString: server.href })
-  await client.connect()
-  await client.query(`ALTER DATABASE ${pg.escapeIdentifier(name)} ALLOW_CONNECTIONS ${isLocked ? 'false' : 'true'}`)
-  if (isLocked) await client.query('SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1', [name])
-  await client.end()
-}
-
 it('shows raised alarms first, the newest of each kind first, and forgets what was cleared a week ago', async () => {
   for (const name of ['one', 'two', 'three', 'four']) {
     own.alarms.raise(name, 'warning', name)
@@ -76,20 +64,20 @@ it('an alarm raised again is the same alarm, and clearing what is not raised doe
 it('what is reported while PostgreSQL is away is logged at once and written when it is back', async () => {
   own.alarms.raise('before', 'warning', 'before')
   await areActive('before')
-  await lock(true)
+  await databaseSwitch(testDatabase.url).refuse()
   own.alarms.raise('critical', 'critical', 'raised while away')
   own.alarms.raise('over', 'warning', 'raised and cleared while away')
   own.alarms.clear('over')
   own.alarms.clear('before')
   expect(own.logged).toEqual(expect.arrayContaining(['error alarm raised', 'warn alarm raised', 'info alarm cleared']))
   await passing(clock, 'writing fails', () => own.logged.includes('warn alarms could not be written; trying again'))
-  await lock(false)
+  await databaseSwitch(testDatabase.url).allow()
   await areActive('critical')
   expect(await shown()).toEqual(['critical', '(before)', '(over)'])
 })
 
 it('of more alarms than are kept while PostgreSQL is away, how each ended is known', async () => {
-  await lock(true)
+  await databaseSwitch(testDatabase.url).refuse()
   for (let i = 0; i < 1000; i += 1) own.alarms.raise(`alarm-${i}`, 'warning', 'away')
   own.alarms.raise('one-too-many', 'warning', 'away')
   own.alarms.clear('alarm-0')
@@ -98,7 +86,7 @@ it('of more alarms than are kept while PostgreSQL is away, how each ended is kno
     own.alarms.raise('alarm-1', 'warning', 'away')
   }
   expect(own.logged).toContain('error too many alarms wait for the database; this one is only logged')
-  await lock(false)
+  await databaseSwitch(testDatabase.url).allow()
   await passing(clock, 'all are written', () => own.alarms.active().length === 999)
   const names = new Set(own.alarms.active().map(({ name }) => name))
   expect([names.has('alarm-0'), names.has('alarm-1'), names.has('one-too-many')]).toEqual([false, true, false])

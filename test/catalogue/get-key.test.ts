@@ -1,6 +1,5 @@
 /** Rows K of the bad-input catalogue: what "Get key" is asked for. Every refusal costs nothing at either KME. */
 import { randomUUID } from 'node:crypto'
-import pg from 'pg'
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals'
 import { eventually, keysOf, storedKeys, type KmeName, type SaeClient } from '../network/network.ts'
 import {
@@ -16,6 +15,7 @@ import {
   type Expected,
   type JudgedNetwork,
 } from './judged-network.ts'
+import { databaseSwitch } from '../setup/test-database.ts'
 
 const ENC = `${K}bob/enc_keys`
 const OUT_OF_KEYS: Expected = { status: 503, message: 'x' }
@@ -276,27 +276,3 @@ describe('the last keys', () => {
     }
   })
 })
-
-/** Makes a database refuse everybody, and lets them in again. */
-const databaseSwitch = (url: string) => {
-  const name = new URL(url).pathname.slice(1)
-  const other = new URL(url)
-  other.pathname = '/postgres'
-  const run = async (...statements: string[]): Promise<void> => {
-    const client = new pg.Client({ connectionString: other.href })
-    await client.connect()
-    try {
-      for (const statement of statements) await client.query(statement)
-    } finally {
-      await client.end()
-    }
-  }
-  return {
-    refuse: () =>
-      run(
-        `ALTER DATABASE ${pg.escapeIdentifier(name)} ALLOW_CONNECTIONS false`,
-        `SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = ${pg.escapeLiteral(name)}`,
-      ),
-    allow: () => run(`ALTER DATABASE ${pg.escapeIdentifier(name)} ALLOW_CONNECTIONS true`),
-  }
-}

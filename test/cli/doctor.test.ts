@@ -4,7 +4,6 @@ import { once } from 'node:events'
 import { chmod, copyFile, readFile, rm, truncate, writeFile } from 'node:fs/promises'
 import { createServer, type AddressInfo, type Server } from 'node:net'
 import { join } from 'node:path'
-import pg from 'pg'
 import { examine } from '../../src/cli/doctor-command.ts'
 import type { Finding } from '../../src/cli/doctor/check.ts'
 import { openKeyring } from '../../src/custody/prisma-keyring.ts'
@@ -18,6 +17,7 @@ import { writePreSharedSecret } from '../../src/link/pre-shared-secret.ts'
 import { freePort } from '../setup/free-port.ts'
 import { createPki, issueFiles, json, startAnsweringKme, type AnsweringKme, type Pki } from './answering-kme.ts'
 import { runProgram } from './run-kme.ts'
+import { runStatement } from '../setup/run-statement.ts'
 
 const DAY_MS = 86_400_000
 const DEADLINE_MS = 1500
@@ -106,12 +106,7 @@ const bindToPassphrase = async (text: string): Promise<void> => {
   const cost = { argon2MemoryKib: 19_456, argon2Passes: 1 }
   await openKeyring({ database, random: systemRandom, kmeId: 'kme-a', passphrase, ...cost })
 }
-const query = async (sql: string, database = 'kme_a'): Promise<void> => {
-  const client = new pg.Client({ connectionString: postgres.url(database) })
-  await client.connect()
-  await client.query(sql)
-  await client.end()
-}
+const query = (sql: string, database = 'kme_a'): Promise<unknown> => runStatement(postgres.url(database), sql)
 
 const clockAhead = (aheadMs: number): Clock => ({ ...systemClock, nowMs: () => systemClock.nowMs() + aheadMs })
 const writeConfig = async (): Promise<string> => {

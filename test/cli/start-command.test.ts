@@ -6,10 +6,10 @@ import { once } from 'node:events'
 import { writeFile } from 'node:fs/promises'
 import { connect, createServer, type AddressInfo, type Server } from 'node:net'
 import { join } from 'node:path'
-import pg from 'pg'
 import { stringify } from 'yaml'
 import { createTestDatabase, type TestDatabase } from '../setup/test-database.ts'
 import { createPki, issueFiles, type Pki } from './answering-kme.ts'
+import { runStatement } from '../setup/run-statement.ts'
 
 let pki: Pki
 let database: TestDatabase
@@ -82,12 +82,10 @@ describe('kme start', () => {
     expect(output).toContain('KME stopped')
     // Whoever waits for this line would take the KME for running.
     expect(output).not.toContain('"event":"listening"')
-    const client = new pg.Client({ connectionString: database.url })
-    await client.connect()
-    const { rows } = await client.query<{ event: string }>(
+    const rows = await runStatement<{ event: string }>(
+      database.url,
       `SELECT event FROM audit_record WHERE event LIKE 'kme.%' ORDER BY seq DESC LIMIT 2`,
     )
-    await client.end()
     expect(rows.map(({ event }) => event)).toEqual(['kme.stopped', 'kme.started'])
   })
 })

@@ -3,9 +3,9 @@ import { afterEach, beforeEach, describe, expect, it } from '@jest/globals'
 import { appendFile, mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import pg from 'pg'
 import { applyMigrations } from '../../src/database/migrate.ts'
 import { createEmptyDatabase, createTestDatabase, type TestDatabase } from '../setup/test-database.ts'
+import { runStatement } from '../setup/run-statement.ts'
 
 let database: TestDatabase
 let directory: string
@@ -15,15 +15,7 @@ const writeMigration = async (name: string, sql: string): Promise<void> => {
   await writeFile(join(directory, name, 'migration.sql'), sql)
 }
 
-const query = async (sql: string): Promise<Record<string, unknown>[]> => {
-  const client = new pg.Client({ connectionString: database.url })
-  await client.connect()
-  try {
-    return (await client.query<Record<string, unknown>>(sql)).rows
-  } finally {
-    await client.end()
-  }
-}
+const query = (sql: string): Promise<Record<string, unknown>[]> => runStatement(database.url, sql)
 
 beforeEach(async () => {
   database = await createEmptyDatabase()

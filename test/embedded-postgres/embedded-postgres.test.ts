@@ -9,6 +9,7 @@ import { setTimeout as wait } from 'node:timers/promises'
 import { fileURLToPath } from 'node:url'
 import pg from 'pg'
 import { startEmbeddedPostgres, type EmbeddedPostgres } from '../../src/embedded-postgres/embedded-postgres.ts'
+import { runStatement } from '../setup/run-statement.ts'
 
 const KEEP_SERVER = fileURLToPath(new URL('keep-server.ts', import.meta.url))
 
@@ -49,17 +50,6 @@ const killHard = async (process: ChildProcess): Promise<void> => {
   await exited
 }
 
-const query = async (url: string, sql: string): Promise<unknown[]> => {
-  const client = new pg.Client({ connectionString: url })
-  client.on('error', () => {})
-  await client.connect()
-  try {
-    return (await client.query<Record<string, unknown>>(sql)).rows
-  } finally {
-    await client.end()
-  }
-}
-
 /** Process IDs working in the data directory: the server and its workers. */
 const findServers = async (): Promise<number[]> => {
   const found: number[] = []
@@ -90,17 +80,17 @@ describe('startEmbeddedPostgres', () => {
     const first = await start()
     await first.createDatabase('kme-a')
     await first.createDatabase('kme-a')
-    await query(first.url('kme-a'), 'CREATE TABLE t AS SELECT 7 AS n')
+    await runStatement(first.url('kme-a'), 'CREATE TABLE t AS SELECT 7 AS n')
     await first.stop()
     const second = await start()
-    expect(await query(second.url('kme-a'), 'SELECT n FROM t')).toEqual([{ n: 7 }])
+    expect(await runStatement(second.url('kme-a'), 'SELECT n FROM t')).toEqual([{ n: 7 }])
   })
 
   it('lets nobody in without its password, which only the owner can read', async () => {
     const server = await start()
     const wrong = new URL(server.url('postgres'))
     wrong.password = 'wrong'
-    await expect(query(wrong.href, 'SELECT 1')).rejects.toThrow('password authentication failed')
+    await expect(runStatement(wrong.href, 'SELECT 1')).rejects.toThrow('password authentication failed')
     expect((await stat(join(directory, 'password'))).mode & 0o777).toBe(0o600)
   })
 
@@ -108,7 +98,7 @@ describe('startEmbeddedPostgres', () => {
     const server = await start()
     const settings = `SELECT current_setting('data_checksums') AS checksums, current_setting('server_encoding') AS encoding,
       current_setting('listen_addresses') AS addresses, current_setting('unix_socket_directories') AS sockets`
-    expect(await query(server.url('postgres'), settings)).toEqual([
+    expect(await runStatement(server.url('postgres'), settings)).toEqual([
       { checksums: 'on', encoding: 'UTF8', addresses: '127.0.0.1', sockets: '' },
     ])
   })
@@ -121,7 +111,7 @@ describe('startEmbeddedPostgres', () => {
     servers.push(server)
     const settings = `SELECT current_setting('fsync') AS fsync, current_setting('full_page_writes') AS pages,
       current_setting('synchronous_commit') AS commit`
-    expect(await query(server.url('postgres'), settings)).toEqual([{ fsync, pages: fsync, commit: 'on' }])
+    expect(await runStatement(server.url('postgres'), settings)).toEqual([{ fsync, pages: fsync, commit: 'on' }])
   })
 
   it('stops at once while clients are connected', async () => {
@@ -146,26 +136,26 @@ describe('startEmbeddedPostgres', () => {
 
   it('starts over a server whose parent and guard were killed', async () => {
     const { keeper, url } = await startInOtherProcess()
-    await query(url, 'CREATE TABLE t AS SELECT 7 AS n')
+    await runStatement(url, 'CREATE TABLE t AS SELECT 7 AS n')
     const orphan = await postmasterPid()
     process.kill(await parentOf(orphan), 'SIGKILL')
     await killHard(keeper)
     expect(await findServers()).toContain(orphan)
     const server = await start()
-    expect(await query(server.url('postgres'), 'SELECT n FROM t')).toEqual([{ n: 7 }])
+    expect(await runStatement(server.url('postgres'), 'SELECT n FROM t')).toEqual([{ n: 7 }])
     expect(await findServers()).not.toContain(orphan)
   })
 
   it('starts over a postmaster.pid whose process ID now belongs to another process', async () => {
     const { keeper, url } = await startInOtherProcess()
-    await query(url, 'CREATE TABLE t AS SELECT 7 AS n')
+    await runStatement(url, 'CREATE TABLE t AS SELECT 7 AS n')
     process.kill(await postmasterPid(), 'SIGKILL')
     await killHard(keeper)
     expect(await eventually(async () => (await findServers()).length === 0)).toBe(true)
     const file = join(directory, 'data/postmaster.pid')
     await writeFile(file, (await readFile(file, 'utf8')).replace(/^\d+/, String(process.pid)))
     const server = await start()
-    expect(await query(server.url('postgres'), 'SELECT n FROM t')).toEqual([{ n: 7 }])
+    expect(await runStatement(server.url('postgres'), 'SELECT n FROM t')).toEqual([{ n: 7 }])
   })
 
   it('refuses a directory that another living process uses', async () => {

@@ -3,7 +3,6 @@
  *  kme-a's: far is homed at another KME of network A, mallory may talk to nobody, yves is homed behind kme-y, a third neighbour that is
  *  never there. Keys of anna for xavier must be relayed over two ways. */
 import { spawn, type ChildProcess } from 'node:child_process'
-import { generateKeyPairSync } from 'node:crypto'
 import { once } from 'node:events'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { Agent, createServer, request as httpsRequest, type Server } from 'node:https'
@@ -12,10 +11,7 @@ import type { AddressInfo } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { connect } from 'node:tls'
-import pg from 'pg'
 import { parse, stringify } from 'yaml'
-import { signAdminToken } from '../../src/admin/admin-token.ts'
-import { adminScopes } from '../../src/admin/admin.ts'
 import { compose, type Kme } from '../../src/compose.ts'
 import { parseConfig } from '../../src/config/config.ts'
 import { systemClock } from '../../src/kernel/clock.ts'
@@ -26,8 +22,10 @@ import { createAuthorities } from '../../src/pki/authorities.ts'
 import { makeAuthority, makeLeaf, type Identity } from '../http/test-certificates.ts'
 import { createContract } from '../openapi/contract.ts'
 import { eventually } from '../setup/eventually.ts'
+import { createAdminTokens } from '../setup/admin-tokens.ts'
 import { freePort } from '../setup/free-port.ts'
 import { createTestDatabase, type TestDatabase } from '../setup/test-database.ts'
+import { runStatement } from '../setup/run-statement.ts'
 
 export type KmeName = 'kme-a' | 'kme-x'
 
@@ -116,10 +114,7 @@ export const startSite = async (options: SiteOptions = {}) => {
   }
   const pki = { clock: systemClock, random: systemRandom }
   const authorities = await createAuthorities(join(directory, 'pki'), pki)
-  const tokenKeys = generateKeyPairSync('ed25519', {
-    privateKeyEncoding: { type: 'pkcs8', format: 'pem' },
-    publicKeyEncoding: { type: 'spki', format: 'pem' },
-  })
+  const adminTokens = createAdminTokens()
   // The two networks agreed on an authority of the site; kme-x's certificate names it in its own way.
   const siteAuthority = await makeAuthority('CN=Site CA')
   const siteCa = file('site-ca.pem', siteAuthority.certificatePem)
@@ -235,7 +230,7 @@ export const startSite = async (options: SiteOptions = {}) => {
     wires.get(from)!.closeAllConnections()
   }
 
-  const tokenKey = file('token.pub.pem', tokenKeys.publicKey)
+  const tokenKey = file('token.pub.pem', adminTokens.publicKeyPem)
   const configs = new Map<KmeName, string>()
   for (const name of NAMES) {
     const other = otherOf(name)
@@ -368,30 +363,16 @@ export const startSite = async (options: SiteOptions = {}) => {
   const caller = (to: KmeName, identity: Identity | undefined): Client =>
     clientOf(ports.get(to)!.interworking, identity, siteAuthority.certificatePem)
   const admin = async (name: KmeName): Promise<Client> => {
-    const token = await signAdminToken({
-      privateKeyPem: tokenKeys.privateKey,
-      subject: 'tester',
-      scopes: [...adminScopes],
-      lifeS: 3600,
-      ...pki,
-    })
     const plain = clientOf(ports.get(name)!.admin, undefined, authorities.certificatePem.kme)
-    const authorization = { authorization: `Bearer ${token}` }
+    const authorization = { authorization: `Bearer ${await adminTokens.sign()}` }
     return {
       ...plain,
       get: (path) => plain.send('GET', path, undefined, authorization),
       post: (path, body) => plain.send('POST', path, body, authorization),
     }
   }
-  const query = async <T>(name: KmeName, sql: string, parameters: unknown[] = []): Promise<T[]> => {
-    const client = new pg.Client({ connectionString: databases.get(name)!.url })
-    await client.connect()
-    try {
-      return (await client.query(sql, parameters)).rows as T[]
-    } finally {
-      await client.end()
-    }
-  }
+  const query = <T>(name: KmeName, sql: string, parameters: unknown[] = []): Promise<T[]> =>
+    runStatement<T>(databases.get(name)!.url, sql, parameters)
   const count = async (name: KmeName, table: string): Promise<number> =>
     (await query<{ count: number }>(name, `SELECT count(*)::int AS count FROM ${table}`))[0]!.count
 

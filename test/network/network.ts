@@ -2,16 +2,12 @@
  *  database of its own. `kme-a` serves alice, anna and mallory, `kme-b` serves bob and bert; mallory may talk to nobody. On request
  *  `kme-c`, which serves carol, follows behind kme-b; nothing but relay joins it to kme-a. Another way to it may lead over `kme-d`. */
 import { spawn, type ChildProcess } from 'node:child_process'
-import { generateKeyPairSync } from 'node:crypto'
 import { once } from 'node:events'
 import { mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { Agent, request as httpsRequest } from 'node:https'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import pg from 'pg'
 import { parse, stringify } from 'yaml'
-import { signAdminToken } from '../../src/admin/admin-token.ts'
-import { adminScopes } from '../../src/admin/admin.ts'
 import { compose, type Kme } from '../../src/compose.ts'
 import { parseConfig } from '../../src/config/config.ts'
 import { createDeviceEmulator } from '../../src/device-emulator/device-emulator.ts'
@@ -21,9 +17,11 @@ import { systemRandom } from '../../src/kernel/random.ts'
 import { SecretBytes } from '../../src/kernel/secret-bytes.ts'
 import { createAuthorities } from '../../src/pki/authorities.ts'
 import type { CertificateAuthorities } from '../../src/pki/pki.ts'
+import { createAdminTokens } from '../setup/admin-tokens.ts'
 import { freePort } from '../setup/free-port.ts'
 import { eventually } from '../setup/eventually.ts'
 import { createTestDatabase, type TestDatabase } from '../setup/test-database.ts'
+import { runStatement } from '../setup/run-statement.ts'
 
 export type KmeName = 'kme-a' | 'kme-b' | 'kme-c' | 'kme-d'
 
@@ -136,10 +134,7 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
     clock: systemClock,
     random: systemRandom,
   })
-  const tokenKeys = generateKeyPairSync('ed25519', {
-    privateKeyEncoding: { type: 'pkcs8', format: 'pem' },
-    publicKeyEncoding: { type: 'spki', format: 'pem' },
-  })
+  const adminTokens = createAdminTokens()
   const file = (name: string, content: string): string => {
     const path = join(directory, name)
     writeFileSync(path, content, { mode: 0o600 })
@@ -191,7 +186,7 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
     ports.set(name, { sae: await freePort(), peer: await freePort(), admin: await freePort() })
     databases.set(name, await (options.createDatabase ?? createTestDatabase)(name.replace('-', '_')))
   }
-  const tokenKey = file('token.pub.pem', tokenKeys.publicKey)
+  const tokenKey = file('token.pub.pem', adminTokens.publicKeyPem)
   for (const name of names) {
     const issued = await authorities.issue({ profile: 'kme', id: name, hosts: ['localhost', '127.0.0.1'] })
     const certificate = file(`${name}.pem`, issued.certificatePem)
@@ -400,16 +395,8 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
   }
   const admin = (kme: KmeName): Promise<SaeClient> => adminAt(ports.get(kme)!)
   const adminAt = async (at: Ports): Promise<SaeClient> => {
-    const token = await signAdminToken({
-      privateKeyPem: tokenKeys.privateKey,
-      subject: 'tester',
-      scopes: [...adminScopes],
-      lifeS: 3600,
-      clock: systemClock,
-      random: systemRandom,
-    })
     const plain = clientOf(at.admin, {})
-    const authorization = { authorization: `Bearer ${token}` }
+    const authorization = { authorization: `Bearer ${await adminTokens.sign()}` }
     return {
       ...plain,
       get: (path, headers = {}) => plain.get(path, { ...authorization, ...headers }),
@@ -417,15 +404,8 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
     }
   }
   /** Rows of a KME's own database. */
-  const query = async <T>(name: KmeName, sql: string, parameters: unknown[] = []): Promise<T[]> => {
-    const client = new pg.Client({ connectionString: databases.get(name)!.url })
-    await client.connect()
-    try {
-      return (await client.query(sql, parameters)).rows as T[]
-    } finally {
-      await client.end()
-    }
-  }
+  const query = <T>(name: KmeName, sql: string, parameters: unknown[] = []): Promise<T[]> =>
+    runStatement<T>(databases.get(name)!.url, sql, parameters)
   const stopAll = async (): Promise<void> => {
     clients.forEach((client) => client.close())
     await Promise.all([...names.map(stop), ...spawned.map((one) => one.stop())])

@@ -6,7 +6,6 @@ import { randomInt } from 'node:crypto'
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import pg from 'pg'
 import { applyMigrations } from '../../src/database/migrate.ts'
 import { startEmbeddedPostgres, type EmbeddedPostgres } from '../../src/embedded-postgres/embedded-postgres.ts'
 import { systemClock } from '../../src/kernel/clock.ts'
@@ -29,6 +28,7 @@ import { createSessionSpeaker, type SessionSpeaker } from '../peer/session-speak
 import { filesBelow, findKeys } from '../secrecy/file-scan.ts'
 import { startRedis } from '../setup/redis-servers.ts'
 import { padViolations, readBooks, type Message } from './pad-books.ts'
+import { runStatement } from '../setup/run-statement.ts'
 
 const NAMES = ['kme-a', 'kme-b', 'kme-c', 'kme-d'] as const
 /** As a client of one request insists on it; plain keys take the first of the written routes, over kme-b. */
@@ -127,10 +127,7 @@ beforeAll(async () => {
       const server = name === 'kme_b' ? serverOfB : others
       await server.createDatabase(name)
       await applyMigrations(server.url(name))
-      const client = new pg.Client({ connectionString: server.url(name) })
-      await client.connect()
-      await client.query(JOURNAL)
-      await client.end()
+      await runStatement(server.url(name), JOURNAL)
       return { url: server.url(name), drop: () => Promise.resolve() }
     },
   })

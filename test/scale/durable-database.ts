@@ -1,9 +1,9 @@
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import pg from 'pg'
 import { applyMigrations } from '../../src/database/migrate.ts'
 import { startEmbeddedPostgres } from '../../src/embedded-postgres/embedded-postgres.ts'
+import { runStatement } from '../setup/run-statement.ts'
 
 /** PostgreSQL as in production. */
 export const startDatabase = async () => {
@@ -19,16 +19,9 @@ export const startDatabase = async () => {
     },
     /** How many transactions were ended because they waited for each other, so far. */
     deadlocks: async (): Promise<number> => {
-      const client = new pg.Client({ connectionString: server.url('postgres') })
-      await client.connect()
-      try {
-        const { rows } = await client.query<{ deadlocks: number }>(
-          'SELECT coalesce(sum(deadlocks), 0)::int AS deadlocks FROM pg_stat_database',
-        )
-        return rows[0]!.deadlocks
-      } finally {
-        await client.end()
-      }
+      const sql = 'SELECT coalesce(sum(deadlocks), 0)::int AS deadlocks FROM pg_stat_database'
+      const [row] = await runStatement<{ deadlocks: number }>(server.url('postgres'), sql)
+      return row!.deadlocks
     },
     [Symbol.asyncDispose]: async () => {
       await server.stop()

@@ -3,12 +3,12 @@ import { readFileSync } from 'node:fs'
 import { appendFile, mkdir, mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import pg from 'pg'
 import { applyMigrations } from '../../src/database/migrate.ts'
 import { startEmbeddedPostgres } from '../../src/embedded-postgres/embedded-postgres.ts'
 import { eventually } from './eventually.ts'
 import { freePort } from './free-port.ts'
 import { databaseUrl, type TestDatabase } from './test-database.ts'
+import { runStatement } from './run-statement.ts'
 
 export interface OwnPostgresOptions {
   /** An empty directory for the server; one of its own if left out. */
@@ -40,16 +40,8 @@ export const startOwnPostgres = async (options: OwnPostgresOptions = {}) => {
   }
   const postmasterPid = (): number => Number.parseInt(readFileSync(join(dataDirectory, 'postmaster.pid'), 'utf8'), 10)
   /** Rows, straight from the server and not by way of `reachedAt`. */
-  const query = async <T>(database: string, sql: string, parameters: unknown[] = []): Promise<T[]> => {
-    const client = new pg.Client({ connectionString: server.url(database) })
-    client.on('error', () => undefined)
-    await client.connect()
-    try {
-      return (await client.query(sql, parameters)).rows as T[]
-    } finally {
-      await client.end()
-    }
-  }
+  const query = <T>(database: string, sql: string, parameters: unknown[] = []): Promise<T[]> =>
+    runStatement<T>(server.url(database), sql, parameters)
   /** When the server last began to serve: at its start, or after it had recovered from the death of one of its processes. */
   const servesSince = async (): Promise<Date> => {
     const [row] = await query<{ at: Date }>(

@@ -9,6 +9,7 @@ import pg from 'pg'
 import { applyMigrations } from '../../src/database/migrate.ts'
 import { startEmbeddedPostgres } from '../../src/embedded-postgres/embedded-postgres.ts'
 import { databaseUrl, dropDatabases } from './test-database.ts'
+import { runStatement } from './run-statement.ts'
 
 declare global {
   /** Set here, called by stop-stack.ts: both run in jest's own process. */
@@ -25,10 +26,7 @@ const startStack = async (): Promise<void> => {
   }
   try {
     const template = `${prefix}_template`
-    const client = new pg.Client({ connectionString: server.url })
-    await client.connect()
-    await client.query(`CREATE DATABASE ${pg.escapeIdentifier(template)}`)
-    await client.end()
+    await runStatement(server.url, `CREATE DATABASE ${pg.escapeIdentifier(template)}`)
     await applyMigrations(databaseUrl(server.url, template))
   } catch (error) {
     await globalThis.stopTestStack()

@@ -1,6 +1,7 @@
 /** A database of its own for each test file, cloned from the migrated template that start-stack.ts made. */
 import { randomUUID } from 'node:crypto'
 import pg from 'pg'
+import { runStatement } from './run-statement.ts'
 
 export interface TestDatabase {
   readonly url: string
@@ -30,7 +31,7 @@ const testStack = (): { server: string; prefix: string } => {
 
 const create = async (server: string, prefix: string, template: string): Promise<TestDatabase> => {
   const name = `${prefix}_${randomUUID().slice(0, 8)}`
-  await execute(server, `CREATE DATABASE ${pg.escapeIdentifier(name)} TEMPLATE ${pg.escapeIdentifier(template)}`)
+  await runStatement(server, `CREATE DATABASE ${pg.escapeIdentifier(name)} TEMPLATE ${pg.escapeIdentifier(template)}`)
   return { url: databaseUrl(server, name), drop: () => dropDatabases(server, name) }
 }
 
@@ -43,18 +44,25 @@ export const databaseUrl = (server: string, database: string): string => {
 
 /** Removes every database whose name begins with `prefix`. */
 export const dropDatabases = async (server: string, prefix: string): Promise<void> => {
-  const found = await execute(server, 'SELECT datname FROM pg_database WHERE starts_with(datname, $1)', [prefix])
-  for (const { datname } of found.rows as { datname: string }[]) {
-    await execute(server, `DROP DATABASE IF EXISTS ${pg.escapeIdentifier(datname)} WITH (FORCE)`)
+  const sql = 'SELECT datname FROM pg_database WHERE starts_with(datname, $1)'
+  for (const { datname } of await runStatement<{ datname: string }>(server, sql, [prefix])) {
+    await runStatement(server, `DROP DATABASE IF EXISTS ${pg.escapeIdentifier(datname)} WITH (FORCE)`)
   }
 }
 
-const execute = async (server: string, sql: string, values: unknown[] = []): Promise<pg.QueryResult> => {
-  const client = new pg.Client({ connectionString: server })
-  await client.connect()
-  try {
-    return await client.query(sql, values)
-  } finally {
-    await client.end()
+/** Makes a database refuse everybody, and lets them in again. */
+export const databaseSwitch = (url: string) => {
+  const name = new URL(url).pathname.slice(1)
+  const server = databaseUrl(url, 'postgres')
+  const allowConnections = (allow: boolean): Promise<unknown> =>
+    runStatement(server, `ALTER DATABASE ${pg.escapeIdentifier(name)} ALLOW_CONNECTIONS ${allow}`)
+  return {
+    refuse: async (): Promise<void> => {
+      await allowConnections(false)
+      await runStatement(server, 'SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1', [name])
+    },
+    allow: async (): Promise<void> => {
+      await allowConnections(true)
+    },
   }
 }
