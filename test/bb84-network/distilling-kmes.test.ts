@@ -1,5 +1,6 @@
 /** Keys of a BB84 link between two KMEs: they reach SAEs, each block says why it is secret, and the sums are right. */
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals'
+import { readdirSync, readFileSync } from 'node:fs'
 import { keyLength } from '../../src/bb84/key-length.ts'
 import { profileNamed } from '../../src/bb84/profile.ts'
 import { systemClock } from '../../src/kernel/clock.ts'
@@ -38,6 +39,21 @@ describe('two KMEs joined by a BB84 link', () => {
     const back = await exchange(bob, alice, { names: ['bob', 'alice'], count: 20 })
     expect(back.fetched).toEqual(back.issued)
     expect(new Set([...there.issued, ...back.issued]).size).toBe(40)
+  })
+
+  const itOnLinux = process.platform === 'linux' ? it : it.skip
+  itOnLinux('have their stations yield to requests once there is key', async () => {
+    /** Priorities of the threads of a KME, the main one's first. */
+    const nices = (pid: number): number[] =>
+      [pid, ...readdirSync(`/proc/${pid}/task`)].map((thread) => {
+        const stat = readFileSync(`/proc/${pid}/task/${thread}/stat`, 'latin1')
+        return Number(stat.slice(stat.lastIndexOf(')') + 2).split(' ')[16])
+      })
+    for (const name of KMES) {
+      const [ofMain, ...ofThreads] = nices(world.network.pid(name))
+      expect(ofMain).toBeLessThan(19)
+      expect(ofThreads).toContain(19)
+    }
   })
 
   it('keep in the audit log, for every block, the counts its length follows from, and the same at both ends', async () => {

@@ -281,6 +281,15 @@ describe('afterwards', () => {
 
   describe('what was said before has no effect when it is said again', () => {
     const MESSAGES = 60
+    const SHARING = (
+      [
+        ['kme-a', 'kme-b'],
+        ['kme-b', 'kme-c'],
+        ['kme-a', 'kme-d'],
+        ['kme-c', 'kme-d'],
+        ['kme-a', 'kme-c'],
+      ] as const
+    ).flatMap(([one, other]) => [[one, other] as const, [other, one] as const])
     const file = (name: string): string => readFileSync(join(network.directory, name), 'utf8')
     const states = (): Promise<unknown> =>
       Promise.all(
@@ -293,8 +302,18 @@ describe('afterwards', () => {
           ),
         ),
       )
-    /** When nothing that the KMEs do by themselves has changed anything for two seconds. */
+    /** When no pool wants key, so that the KMEs do nothing by themselves, and what they did has come to its end. */
     const statesAtRest = async (): Promise<unknown> => {
+      resumeDevices()
+      for (const [one, other] of SHARING) {
+        await eventually(`${one} has enough keys shared with ${other}`, async () => {
+          const admin = await network.admin(one)
+          const { deliverable, lowWatermark } = (await admin.get(`/api/v1/pools/${other}`)).json
+          admin.close()
+          return Number(deliverable) >= Number(lowWatermark)
+        })
+      }
+      pauseDevices()
       let [last, sinceMs] = ['', 0]
       await eventually('nothing changes any more', async () => {
         const now = JSON.stringify(await states())

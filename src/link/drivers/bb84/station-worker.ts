@@ -57,8 +57,8 @@ export type ToStation =
 const UNPULLED_BLOCKS_MAX = 2
 const RECONNECT_FIRST_MS = 200
 const RECONNECT_LONGEST_MS = 10_000
-/** After so many blocks without key in a row the link rests before the next: each uses authentication key and brings none. */
 const CERTIFICATES_CHANGED = 'certificates or revocation lists have changed: connecting anew'
+/** After so many blocks without key in a row the link rests before the next: each uses authentication key and brings none. */
 const BARREN_BLOCKS_MAX = 3
 const REST_FIRST_MS = 1000
 const REST_LONGEST_MS = 30_000
@@ -112,7 +112,7 @@ const serve = async (port: MessagePort, settings: StationSettings): Promise<void
   }
   const connectClassical = async (over: AbortSignal): Promise<Duplex> => {
     const address = { ...settings.classical, peerKmeId: settings.peerKmeId, tls: (await ask({ ask: 'tls' })) as ConnectionTls }
-    return settings.role === 'alice' ? acceptBob(address, over) : connectToAlice(address, over)
+    return settings.role === 'alice' ? acceptBob(address, over) : connectToAlice(address, over, clock)
   }
   const backOff = createBackOff({ firstMs: RECONNECT_FIRST_MS, longestMs: RECONNECT_LONGEST_MS, random: systemRandom })
   const rest = createBackOff({ firstMs: REST_FIRST_MS, longestMs: REST_LONGEST_MS, random: systemRandom })
@@ -146,9 +146,10 @@ const serve = async (port: MessagePort, settings: StationSettings): Promise<void
             barrenBlocks = 0
             unpulled += 1
             tell({ kind: 'block', block }, [block.key.buffer])
+            yieldToRequests()
           },
           report: (event) => {
-            if (event.kind === 'no-key' && (barrenBlocks += 1) > BARREN_BLOCKS_MAX) {
+            if (event.kind === 'no-key' && (barrenBlocks += 1) >= BARREN_BLOCKS_MAX) {
               restUntilMs = clock.monotonicMs() + rest.failed()
             }
             tell({ kind: 'event', event })
@@ -188,12 +189,12 @@ const connectPhotons = (address: { readonly host: string; readonly port: number 
   })
 
 /** A block keeps a core busy for a while, and requests of SAEs must not wait for it: at a higher priority than the lowest they still do.
+ *  The first block comes before that: until there is key there is nothing to request, and on a busy machine it would take minutes.
  *  Only Linux knows a priority per thread; elsewhere this would slow down the whole KME. */
 const yieldToRequests = (): void => {
   if (process.platform === 'linux') setPriority(constants.priority.PRIORITY_LOW)
 }
 
 if (parentPort !== null) {
-  yieldToRequests()
   await serve(parentPort, workerData as StationSettings)
 }
