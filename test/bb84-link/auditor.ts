@@ -155,9 +155,13 @@ const auditBlock = (said: readonly Said[], profile: Bb84Profile, slotsPerBurst: 
 
   const verify = take('alice', 'verify')
   if (verify.length !== 32) throw new Error('VERIFY has another length')
-  if (take('bob', 'verified').length !== 4 + 4 * profile.intensities.length) throw new Error('VERIFIED has another length')
+  const verified = take('bob', 'verified')
+  if (verified.length !== 4 + 4 * profile.intensities.length) throw new Error('VERIFIED has another length')
   const amplify = take('alice', 'amplify')
-  if (amplify.length !== 8 + Math.ceil((keyBits - 1) / 8)) throw new Error('AMPLIFY has another length')
+  const headBytes = 8 + verified.length + counts.length
+  if (amplify.length !== headBytes + Math.ceil((keyBits - 1) / 8)) throw new Error('AMPLIFY has another length')
+  const repeated = Buffer.concat([verified.subarray(0, 4), counts, verified.subarray(4)])
+  if (!amplify.subarray(8, headBytes).equals(repeated)) throw new Error('AMPLIFY does not repeat what Bob counted')
   if (take('alice', 'tag').length !== 16 || take('bob', 'tag').length !== 16) throw new Error('a tag has another length')
   if (at !== said.length) throw new Error(`after the end of the block: ${peek()}`)
 
@@ -170,7 +174,7 @@ const auditBlock = (said: readonly Said[], profile: Bb84Profile, slotsPerBurst: 
     parities,
     frameTags,
     verification: { hashKey: verify.subarray(0, 16), tag: verify.subarray(16) },
-    amplificationSeed: amplify.subarray(8),
+    amplificationSeed: amplify.subarray(headBytes),
     rank: () => {
       const spans = frames.map(({ plan }) => createParitySpan(plan.frameBits))
       for (const { frame, mask } of parities) spans[frame]?.add(mask)

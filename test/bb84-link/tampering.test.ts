@@ -2,12 +2,15 @@
  *  ends hold different keys, have a block he changed delivered at both, have a pad used twice, or keep a session waiting for ever. */
 import { duplexPair } from 'node:stream'
 import { describe, expect, it } from '@jest/globals'
-import { PROFILE_NAMES, profileNamed } from '../../src/bb84/profile.ts'
+import { PROFILE_NAMES, profileNamed, type Bb84Profile } from '../../src/bb84/profile.ts'
 import { expectedBlock } from '../../src/bb84/expected-rate.ts'
-import type { ClassicalMessage, MessageType } from '../../src/link/drivers/bb84/classical-wire.ts'
+import { keyLength } from '../../src/bb84/key-length.ts'
+import { bitAt, decodeClicks, packedBytes } from '../../src/bb84/sifting.ts'
+import { encodeMessage, type ClassicalMessage, type MessageType } from '../../src/link/drivers/bb84/classical-wire.ts'
+import { decodeAsks, encodeAsks, encodeCounts } from '../../src/link/drivers/bb84/distil.ts'
 import { systemRandom } from '../../src/kernel/random.ts'
 import { flipBits, SAID } from './flipped-bits.ts'
-import { CUT, type MessageHandler } from './message-tap.ts'
+import { CUT, messageTap, type MessageHandler } from './message-tap.ts'
 import { ROLES, runSimulatedLink, type Role } from './simulated-link.ts'
 import { smallProfile } from './small-profile.ts'
 import {
@@ -127,6 +130,67 @@ describe('a message', () => {
   })
 })
 
+describe('what only Bob can count', () => {
+  /** Has Alice tell more than Bob asked for and count other errors, so that both compute the same length: hers allows for what she told, his
+   *  for nothing of it. */
+  const listenIn = (profile: Bb84Profile, slotsPerBurst: number) => {
+    const [nX, nZ] = [
+      [0, 0, 0],
+      [0, 0, 0],
+    ]
+    const bobsBases: number[] = []
+    let [room, added] = [0, 0]
+    const instead: MessageHandler = (from, message) => {
+      const { type, payload, block, bytes } = message
+      if (block !== 1) return [bytes]
+      if (from === 'bob' && type === 'clicks') {
+        const { slots, bases } = decodeClicks(payload, slotsPerBurst)
+        bobsBases.push(...[...slots.keys()].map((click) => bitAt(bases, click)))
+      } else if (type === 'reveal') {
+        const intensities = payload.subarray(packedBytes(bobsBases.length))
+        let matched = 0
+        for (const [click, basis] of bobsBases.entries()) {
+          if (bitAt(payload, click) !== basis) continue
+          const intensity = bitAt(intensities, 2 * matched) + 2 * bitAt(intensities, 2 * matched + 1)
+          const counts = basis === 1 ? nZ : nX
+          counts[intensity]! += 1
+          matched += 1
+        }
+      } else if (type === 'counts') {
+        const mZ = [0, 1, 2].map((intensity) => payload.readUInt32BE(4 * intensity))
+        const fewer = Math.floor(mZ[1]! * 0.6)
+        const told = [mZ[0]! + mZ[1]! - fewer, fewer, mZ[2]!]
+        const lengthOf = (errors: number[]): number => Math.floor(keyLength(profile, { nX, nZ, mZ: errors }, 0).unclippedBits)
+        room = lengthOf(told) - lengthOf(mZ)
+        return [encodeMessage(type, block, encodeCounts(told))]
+      } else if (type === 'asks') {
+        // Answers come in whole bytes; what Bob did not ask for falls into the spare bits of the last one.
+        const asks = decodeAsks(payload, 1).map((own) => {
+          const more = own.length === 0 ? 0 : Math.min(room - added, (8 - (own.length % 8)) % 8)
+          added += more
+          return Int32Array.from([...own, ...Array.from({ length: more }, (_, index) => 1 + ((added + index) % 20_000))])
+        })
+        return [encodeMessage(type, block, encodeAsks(asks))]
+      } else if (type === 'verified') {
+        payload.writeUInt32BE(payload.readUInt32BE(0) + added, 0)
+      }
+      return [bytes]
+    }
+    return { instead, added: () => added }
+  }
+
+  it('cannot be changed on the way to Alice, however well it all fits: Bob makes no key either', async () => {
+    const profile = smallProfile({ blockBits: 60_000, misalignment: 0.02, epsilonSecrecy: 1e-6 })
+    const slotsPerBurst = 16_384
+    const { instead, added } = listenIn(profile, slotsPerBurst)
+    const outcome = await runSimulatedLink({ profile, blocks: 1, slotsPerBurst, tap: messageTap(instead) })
+    expect(added()).toBeGreaterThan(100)
+    expect(outcome.failures.bob?.message).toBe('AMPLIFY does not fit the block')
+    expect(outcome.delivered).toEqual({ alice: [], bob: [] })
+    for (const role of ROLES) expect(await outcome.ledgers[role].segments()).toHaveLength(1)
+  })
+})
+
 describe('a forged tag', () => {
   const FORGERIES: Readonly<Record<string, (message: ClassicalMessage, session: TamperedSession) => Buffer>> = {
     random: (message) => withPayload(message, systemRandom.fill(Buffer.alloc(16))),
@@ -172,7 +236,7 @@ describe('a hostile HELLO', () => {
     'without settings': (hello) => text({ ...hello, settings: null }),
     'without segments': (hello) => text({ ...hello, segments: undefined }),
     'with a segment that is null': (hello) => text({ ...hello, segments: [null] }),
-    'of another version': (hello) => text({ ...hello, version: 2 }),
+    'of another version': (hello) => text({ ...hello, version: 1 }),
     'of another link': (hello) => text({ ...hello, linkId: 'b-c' }),
     'of the same role': (hello) => text({ ...hello, role: hello['role'] === 'alice' ? 'bob' : 'alice' }),
     'of a session that has no name': (hello) => text({ ...hello, sessionId: '' }),

@@ -2,6 +2,7 @@ import { readFileSync } from 'node:fs'
 import { describe, expect, it } from '@jest/globals'
 import fc from 'fast-check'
 import { createTranscriptHash, forgeryBoundLog2, frameTag, sameTag, verificationTag } from '../../src/bb84/universal-hash.ts'
+import { drawUniform, systemRandom } from '../../src/kernel/random.ts'
 
 interface Vector {
   readonly r: string
@@ -46,6 +47,21 @@ const flipped = (bytes: Uint8Array, bit: number): Uint8Array => {
 }
 
 describe('universal hash', () => {
+  it.each([1, 2, 64])(
+    'tells bits that differ in %i places from what they should be, under every one of 500 keys',
+    (wrongBits) => {
+      const bits = systemRandom.fill(new Uint8Array(100_000 / 8))
+      for (let round = 0; round < 500; round += 1) {
+        const places = new Set<number>()
+        while (places.size < wrongBits) places.add(Math.floor(drawUniform(systemRandom) * bits.length * 8))
+        const left = [...places].reduce(flipped, bits)
+        const hashKey = systemRandom.fill(new Uint8Array(16))
+        expect(sameTag(verificationTag(hashKey, bits), verificationTag(hashKey, bits.slice()))).toBe(true)
+        expect(sameTag(verificationTag(hashKey, bits), verificationTag(hashKey, left))).toBe(false)
+      }
+    },
+  )
+
   it.each(vectors)('agrees with RFC 8439: tag $tag', ({ r, s, message, tag }) => {
     expect(toHex(tagOf(fromHex(r), fromHex(s), fromHex(message)))).toBe(tag)
   })

@@ -1,8 +1,10 @@
 /** Who the two stations of a BB84 link let in: the KME at the other end, by its certificate, and nobody else (I17). */
 import { afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals'
 import { once } from 'node:events'
+import { createServer, type AddressInfo } from 'node:net'
 import type { Duplex } from 'node:stream'
 import { connect } from 'node:tls'
+import { systemClock, type Clock } from '../../src/kernel/clock.ts'
 import type { KmeId } from '../../src/kernel/identifiers.ts'
 import { acceptBob, connectToAlice, type ClassicalAddress } from '../../src/link/drivers/bb84/classical-connection.ts'
 import { makeAuthority, makeLeaf, makeRevocationList, type Identity } from '../http/test-certificates.ts'
@@ -52,7 +54,7 @@ const address = (port: number, own: Identity, peer: string, crlPems?: readonly s
 const bobMeets = async (port: number, own: Identity): Promise<string> => {
   for (;;) {
     try {
-      const stream = keep(await connectToAlice(address(port, own, 'kme-a'), stop.signal)).resume()
+      const stream = keep(await connectToAlice(address(port, own, 'kme-a'), stop.signal, systemClock)).resume()
       // TLS 1.3: a refusal of Alice's comes after Bob's end is open.
       const closed = once(stream, 'close').then(() => 'closed by Alice')
       const welcome = once(stream, 'data').then(() => 'connected')
@@ -95,6 +97,26 @@ describe('the classical connection between two stations', () => {
     expect(await bobMeets(port, await kme(...ids))).toBe('closed by Alice')
     expect(await bobMeets(port, bob)).toBe('connected')
     await waiting
+  })
+
+  it('is given up by Bob when he meets somebody who accepts connections and says nothing', async () => {
+    let slept = 0
+    const impatient: Clock = {
+      ...systemClock,
+      sleep: (ms) => {
+        slept = ms
+        return Promise.resolve()
+      },
+    }
+    const silent = createServer((socket) => void keep(socket).resume()).listen(0, '127.0.0.1')
+    await once(silent, 'listening')
+    const { port } = silent.address() as AddressInfo
+    try {
+      await expect(connectToAlice(address(port, bob, 'kme-a'), stop.signal, impatient)).rejects.toThrow('says nothing')
+      expect(slept).toBe(15_000)
+    } finally {
+      silent.close()
+    }
   })
 
   it('is not made with who is revoked, or shows no certificate', async () => {

@@ -153,6 +153,7 @@ export const runAlice = async (parts: StationParts, signal: AbortSignal): Promis
           conversation,
           authenticate: () => authenticateBlock(conversation, parts.ledger, start),
           distil: () => distilAtAlice(conversation, { deviceBlock: start.deviceBlock, tally, segments, health }, parts),
+          wipe: () => void tally.states.fill(0),
         }
       },
     },

@@ -98,6 +98,7 @@ export const runBob = async (parts: StationParts, signal: AbortSignal): Promise<
               if (error instanceof SiftingError) throw new SessionEnded(`refused: ${error.message}`)
               throw error
             }),
+          wipe: () => void tally.states.fill(0),
         }
       },
     },

@@ -3,6 +3,7 @@
 import { connect, createServer, type TLSSocket } from 'node:tls'
 import type { Duplex } from 'node:stream'
 import { certificateFactsOf, kmeIdOf } from '../../../http/client-identity.ts'
+import type { Clock } from '../../../kernel/clock.ts'
 import type { KmeId } from '../../../kernel/identifiers.ts'
 
 export interface ConnectionTls {
@@ -28,9 +29,17 @@ const contextOf = ({ certificatePem, privateKeyPem, caPem, crlPems }: Connection
   ecdhCurve: 'X25519MLKEM768:X25519:P-256',
 })
 
-/** Bob's end. @throws Error when Alice's station is not there, or is not the peer's. */
-export const connectToAlice = ({ host, port, peerKmeId, tls }: ClassicalAddress, signal: AbortSignal): Promise<Duplex> =>
+/** Whoever accepts a connection and then says nothing, being stopped or something else, is given up after that. */
+const HANDSHAKE_DEADLINE_MS = 15_000
+
+/** Bob's end. @throws Error when Alice's station is not there, says nothing for 15 s, or is not the peer's. */
+export const connectToAlice = (
+  { host, port, peerKmeId, tls }: ClassicalAddress,
+  signal: AbortSignal,
+  clock: Clock,
+): Promise<Duplex> =>
   new Promise((resolve, reject) => {
+    const finished = new AbortController()
     const socket = connect({
       host,
       port,
@@ -40,13 +49,20 @@ export const connectToAlice = ({ host, port, peerKmeId, tls }: ClassicalAddress,
     })
     const stop = (): void => void socket.destroy(new Error('stopped'))
     signal.addEventListener('abort', stop, { once: true })
-    const refuse = (error: Error): void => {
+    const finish = (): void => {
+      finished.abort()
       signal.removeEventListener('abort', stop)
+    }
+    const refuse = (error: Error): void => {
+      finish()
       reject(error)
     }
+    void clock.sleep(HANDSHAKE_DEADLINE_MS, finished.signal).then(() => {
+      if (!finished.signal.aborted) socket.destroy(new Error('whoever is at this address accepts connections and says nothing'))
+    })
     socket.once('error', refuse)
     socket.once('secureConnect', () => {
-      signal.removeEventListener('abort', stop)
+      finish()
       socket.off('error', refuse)
       if (!isPeer(socket, peerKmeId)) {
         reject(new Error(`the certificate at this address is not that of ${peerKmeId}`))

@@ -3,7 +3,7 @@
  *  block-conversation.ts sees to.
  *  A message: length of what follows (u32), type (u8), block number (u32, 0 for the session), payload. */
 
-export const WIRE_VERSION = 1
+export const WIRE_VERSION = 2
 /** A whole message. The seed of privacy amplification is the longest: one bit per sifted bit. */
 export const MAX_MESSAGE_BYTES = 8 * 1024 * 1024
 const HEADER_BYTES = 9

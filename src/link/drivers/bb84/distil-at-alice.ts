@@ -11,6 +11,7 @@ import { SessionEnded } from './classical-session.ts'
 import {
   decodeAsks,
   decodeCounts,
+  encodeAmplifyHead,
   estimatedQber,
   FRAME_TAG_BITS,
   makeKey,
@@ -45,13 +46,16 @@ export const distilAtAlice = async (
   const random = streams(`distil:${conversation.block}`)
   // Bob's announcement is complete and authentic: from here on Alice may speak.
   await conversation.receiveTag()
+  using secrets = new DisposableStack()
   const { key, counts: matched, reveal } = siftAtAlice(block.tally, profile.intensities.length)
+  secrets.defer(() => key.bits.fill(0))
   requireHealthyKey(block.health, 'sifted', key.bits, key.bitCount)
   await conversation.send('reveal', reveal)
   const counts = { ...matched, mZ: decodeCounts(await conversation.receive('counts'), matched.nZ) }
   requireHope(profile, counts)
 
   const reconciled = await answerCascade(conversation, key, estimatedQber(counts), random)
+  secrets.defer(() => reconciled.key.bits.fill(0))
   const hashKey = drawPublic(random, HASH_KEY_BYTES)
   await conversation.send('verify', Buffer.concat([hashKey, verificationTag(hashKey, reconciled.key.bits)]))
   const { mX, disclosedBits } = readVerified(await conversation.receive('verified'), matched.nX)
@@ -62,9 +66,7 @@ export const distilAtAlice = async (
 
   const seed = drawPublic(random, seedBytes(reconciled.key.bitCount))
   const replenishBytes = replenishBytesOf(block.segments, length.lengthBits)
-  const head = Buffer.alloc(8)
-  head.writeUInt32BE(length.lengthBits, 0)
-  head.writeUInt32BE(replenishBytes, 4)
+  const head = encodeAmplifyHead(length.lengthBits, replenishBytes, { disclosedBits, mZ: counts.mZ, mX })
   await conversation.send('amplify', Buffer.concat([head, seed]))
   await conversation.sendTag()
   const verified: Verified = { key: reconciled.key, counts: all, leakBits, length }

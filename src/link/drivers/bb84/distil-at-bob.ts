@@ -9,6 +9,7 @@ import { frameTag, HASH_KEY_BYTES, sameTag, TAG_BYTES, verificationTag } from '.
 import type { BlockConversation } from './block-conversation.ts'
 import { SessionEnded } from './classical-session.ts'
 import {
+  encodeAmplifyHead,
   encodeAsks,
   encodeCounts,
   estimatedQber,
@@ -33,7 +34,8 @@ import { requireHealthyKey, type KeyHealth } from './key-health.ts'
 import type { DistilledBlock, PadSegment, StationParts } from './station.ts'
 
 const SEED_BYTES = 16
-const HEAD_BYTES = 8
+/** Where AMPLIFY says how much is kept as authentication key. */
+const REPLENISH_AT = 4
 
 export const distilAtBob = async (
   conversation: BlockConversation,
@@ -47,23 +49,25 @@ export const distilAtBob = async (
 ): Promise<DistilledBlock> => {
   await conversation.sendTag()
   const reveal = await conversation.receive('reveal')
+  using secrets = new DisposableStack()
   const { key, counts, keyIntensities } = siftAtBob(block.tally, reveal, profile.intensities.length)
+  secrets.defer(() => key.bits.fill(0))
   requireHealthyKey(block.health, 'sifted', key.bits, key.bitCount)
   await conversation.send('counts', encodeCounts(counts.mZ))
   requireHope(profile, counts)
 
   const before = key.bits.slice()
+  secrets.defer(() => before.fill(0))
   const reconciled = await correct(conversation, key, estimatedQber(counts))
   const { bits, bitCount } = reconciled.key
+  secrets.defer(() => bits.fill(0))
   const mX = correctedPerIntensity(before, bits, keyIntensities, profile.intensities.length)
-  before.fill(0)
   const all = { ...counts, mX }
   const qber = qberOf(all)
   const verify = await conversation.receive('verify')
   if (verify.length !== HASH_KEY_BYTES + TAG_BYTES) throw new SessionEnded('VERIFY is malformed')
   const tag = verificationTag(verify.subarray(0, HASH_KEY_BYTES), bits)
   if (!sameTag(tag, verify.subarray(HASH_KEY_BYTES))) {
-    bits.fill(0)
     throw new NoKey('the two ends do not hold the same bits after reconciliation', qber)
   }
   await conversation.send('verified', encodeCounts([reconciled.disclosedBits, ...mX]))
@@ -71,16 +75,18 @@ export const distilAtBob = async (
   const length = requireLength(profile, all, leakBits, qber)
 
   const amplifying = await conversation.receive('amplify')
-  const replenishBytes = amplifying.length >= HEAD_BYTES ? amplifying.readUInt32BE(4) : -1
+  const replenishBytes = amplifying.length >= REPLENISH_AT + 4 ? amplifying.readUInt32BE(REPLENISH_AT) : 0
+  const { disclosedBits } = reconciled
+  const head = encodeAmplifyHead(length.lengthBits, replenishBytes, { disclosedBits, mZ: counts.mZ, mX })
   const fits =
-    amplifying.length === HEAD_BYTES + seedBytes(bitCount) &&
-    amplifying.readUInt32BE(0) === length.lengthBits &&
+    amplifying.length === head.length + seedBytes(bitCount) &&
+    amplifying.subarray(0, head.length).equals(head) &&
     isReplenishmentPossible(replenishBytes, length.lengthBits)
   if (!fits) throw new SessionEnded('AMPLIFY does not fit the block')
   await conversation.receiveTag()
 
   const verified: Verified = { key: reconciled.key, counts: all, leakBits, length }
-  const made = makeKey(verified, amplifying.subarray(HEAD_BYTES), replenishBytes)
+  const made = makeKey(verified, amplifying.subarray(head.length), replenishBytes)
   try {
     requireHealthyKey(block.health, 'final', made.key, made.key.length * 8)
     // Before the tag: Alice keeps hers only when she has seen it.

@@ -74,6 +74,18 @@ export const encodeCounts = (counts: readonly number[]): Buffer => {
   return bytes
 }
 
+/** What the length of a key follows from and only Bob can count: how many bits Cascade told, errors in Z and in X by intensity. */
+export interface BobsCounts {
+  readonly disclosedBits: number
+  readonly mZ: readonly number[]
+  readonly mX: readonly number[]
+}
+
+/** What AMPLIFY says before the seed. Alice repeats what she heard of Bob's counts and what she herself told in Cascade, so that her tag
+ *  covers it: whoever changed a word of Bob's on its way has Bob see it before he makes a key. */
+export const encodeAmplifyHead = (lengthBits: number, replenishBytes: number, { disclosedBits, mZ, mX }: BobsCounts): Buffer =>
+  encodeCounts([lengthBits, replenishBytes, disclosedBits, ...mZ, ...mX])
+
 /** @throws SessionEnded unless there is one for each of `largest`, none larger. */
 export const decodeCounts = (bytes: Buffer, largest: readonly number[]): number[] => {
   if (bytes.length !== largest.length * 4) throw new SessionEnded('COUNTS is malformed')

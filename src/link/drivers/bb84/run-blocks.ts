@@ -15,6 +15,8 @@ export interface GatheredBlock {
   readonly authenticate: () => Promise<void>
   /** @throws NoKey when the block is over without a key and the link goes on. */
   readonly distil: () => Promise<DistilledBlock>
+  /** Zeroes the values that were gathered. */
+  readonly wipe: () => void
 }
 
 export interface RunBlocksParts extends Pick<StationParts, 'report' | 'deliver'> {
@@ -38,7 +40,7 @@ export const runBlocks = async (parts: RunBlocksParts, signal: AbortSignal): Pro
   void parts.photons.ended.then((reason) => fail(new SessionEnded(`quantum channel: ${reason}`)))
 
   const distil = async (
-    { conversation, distil: distilBlock }: GatheredBlock,
+    { conversation, distil: distilBlock, wipe }: GatheredBlock,
     authenticated: Promise<void>,
     before: Promise<void>,
   ): Promise<void> => {
@@ -56,6 +58,7 @@ export const runBlocks = async (parts: RunBlocksParts, signal: AbortSignal): Pro
       await before
       parts.report({ kind: 'no-key', reason: error.message, qber: error.qber })
     } finally {
+      wipe()
       conversation.close()
     }
   }
@@ -68,7 +71,13 @@ export const runBlocks = async (parts: RunBlocksParts, signal: AbortSignal): Pro
       for (let block = 1; !over.signal.aborted; block += 1) {
         const before = distilling.at(-1) ?? Promise.resolve()
         const gathered = await parts.next(block, over.signal, before)
-        if (distilling.length === DISTILLED_AT_ONCE_MAX) await distilling.shift()
+        try {
+          if (distilling.length === DISTILLED_AT_ONCE_MAX) await distilling.shift()
+        } catch (error) {
+          gathered.wipe()
+          gathered.conversation.close()
+          throw error
+        }
         authenticated = authenticated.then(gathered.authenticate)
         const ending = distil(gathered, authenticated, before)
         ending.catch(fail)
