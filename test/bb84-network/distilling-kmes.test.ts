@@ -1,6 +1,7 @@
 /** Keys of a BB84 link between two KMEs: they reach SAEs, each block says why it is secret, and the sums are right. */
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals'
 import { readdirSync, readFileSync } from 'node:fs'
+import { constants } from 'node:os'
 import { keyLength } from '../../src/bb84/key-length.ts'
 import { profileNamed } from '../../src/bb84/profile.ts'
 import { systemClock } from '../../src/kernel/clock.ts'
@@ -51,8 +52,8 @@ describe('two KMEs joined by a BB84 link', () => {
       })
     for (const name of KMES) {
       const [ofMain, ...ofThreads] = nices(world.network.pid(name))
-      expect(ofMain).toBeLessThan(19)
-      expect(ofThreads).toContain(19)
+      expect(ofMain).toBeLessThan(constants.priority.PRIORITY_BELOW_NORMAL)
+      expect(ofThreads).toContain(constants.priority.PRIORITY_BELOW_NORMAL)
     }
   })
 

@@ -188,11 +188,12 @@ const connectPhotons = (address: { readonly host: string; readonly port: number 
     })
   })
 
-/** A block keeps a core busy for a while, and requests of SAEs must not wait for it: at a higher priority than the lowest they still do.
- *  The first block comes before that: until there is key there is nothing to request, and on a busy machine it would take minutes.
+/** A block keeps a core busy for a while, and requests of SAEs must not wait for it. Not at the lowest priority: that serves requests no
+ *  better (docs/benchmarks.md), and where other programs use all cores a link would starve.
+ *  The first block comes before that: until there is key there is nothing to request.
  *  Only Linux knows a priority per thread; elsewhere this would slow down the whole KME. */
 const yieldToRequests = (): void => {
-  if (process.platform === 'linux') setPriority(constants.priority.PRIORITY_LOW)
+  if (process.platform === 'linux') setPriority(constants.priority.PRIORITY_BELOW_NORMAL)
 }
 
 if (parentPort !== null) {
