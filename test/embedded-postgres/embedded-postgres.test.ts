@@ -122,7 +122,7 @@ describe('startEmbeddedPostgres', () => {
     await client.connect()
     const before = performance.now()
     await server.stop()
-    expect(performance.now() - before).toBeLessThan(3_000)
+    expect(performance.now() - before).toBeLessThan(10_000)
     expect(await findServers()).toEqual([])
     await lost
   })

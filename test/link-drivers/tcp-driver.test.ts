@@ -341,7 +341,7 @@ describe('tcp driver, when it cannot connect', () => {
     const startMs = performance.now()
     await reader.stop()
     await ended
-    expect(performance.now() - startMs).toBeLessThan(500)
+    expect(performance.now() - startMs).toBeLessThan(5_000)
     expect(reader.events).toEqual([])
   })
 

@@ -17,7 +17,9 @@ export interface Watch {
   /** What enc_keys answered with 503. */
   readonly refused: string[]
   /** The longest enc_keys. */
-  slowestMs: number
+  readonly slowestMs: number
+  /** How long nine in ten of the enc_keys took at the most. */
+  nineTenthsWithinMs(): number
 }
 
 export const startSteadyTraffic = (network: Network) => {
@@ -25,7 +27,7 @@ export const startSteadyTraffic = (network: Network) => {
   const account = createAccount(() => `${(systemClock.monotonicMs() - startMs).toFixed(0)} ms`)
   const stopping = new AbortController()
   const { signal } = stopping
-  const watches = new Set<Watch>()
+  const watches = new Set<{ readonly refused: string[]; readonly tookMs: number[] }>()
   let exchanges: number[] = DIRECTIONS.map(() => 0)
   let changed = Promise.withResolvers<void>()
   const tellChange = (): void => {
@@ -43,7 +45,7 @@ export const startSteadyTraffic = (network: Network) => {
       const sentMs = systemClock.monotonicMs()
       const issued = await drawer.post(`/api/v1/keys/${slave}/enc_keys`, { number, size: 256 })
       const tookMs = systemClock.monotonicMs() - sentMs
-      for (const watch of watches) watch.slowestMs = Math.max(watch.slowestMs, tookMs)
+      for (const watch of watches) watch.tookMs.push(tookMs)
       if (issued.status === 200) {
         const keys = account.issued(batch, keysOf(issued), number)
         const fetched = await fetcher.post(`/api/v1/keys/${master}/dec_keys`, {
@@ -81,9 +83,15 @@ export const startSteadyTraffic = (network: Network) => {
       }
     },
     watch: (): Watch => {
-      const watch: Watch = { refused: [], slowestMs: 0 }
-      watches.add(watch)
-      return watch
+      const [refused, tookMs]: [string[], number[]] = [[], []]
+      watches.add({ refused, tookMs })
+      return {
+        refused,
+        get slowestMs() {
+          return Math.max(0, ...tookMs)
+        },
+        nineTenthsWithinMs: () => tookMs.toSorted((one, other) => one - other)[Math.floor(tookMs.length * 0.9)] ?? 0,
+      }
     },
     stop: async (): Promise<void> => {
       stopping.abort()
