@@ -24,7 +24,7 @@ export interface LedgerFigures {
   readonly replenishedBits: number
   /** Can still be handed out. */
   readonly remainingBits: number
-  /** Set aside as hash keys or skipped because the other end had used it. */
+  /** Set aside as hash keys, skipped because the other end had used it, or given up because it never had it. */
   readonly discardedBits: number
 }
 
@@ -43,6 +43,8 @@ export interface AuthenticationLedger {
    *  @param segmentId 1 to 64 characters as in a link ID.
    *  @returns 'known' when there is or was a segment of this name: it stays as it is. */
   add(segmentId: string, secret: SecretBytes): Promise<'added' | 'known'>
+  /** Gives up segments of distilled key that the other end does not have. A pre-shared secret stays: the other end may get it yet. */
+  discard(segmentIds: readonly string[]): Promise<void>
   figures(): Promise<LedgerFigures>
 }
 

@@ -49,6 +49,10 @@ const DESTROY_USED_UP = `
 UPDATE link_auth_segment SET sealed = NULL, wrapped_dek = NULL
 WHERE link_id = $1 AND used_bytes = size_bytes AND sealed IS NOT NULL`
 
+const DISCARD = `
+UPDATE link_auth_segment SET used_bytes = size_bytes, sealed = NULL, wrapped_dek = NULL
+WHERE link_id = $1 AND segment_id = ANY($2::text[]) AND NOT pre_shared AND used_bytes < size_bytes`
+
 const FORGET = `
 WITH gone AS (
   DELETE FROM link_auth_segment
@@ -160,6 +164,10 @@ export const createAuthenticationLedger = (parts: AuthenticationLedgerParts): Pr
     },
 
     add: async (segmentId, secret) => store(segmentId, secret, false),
+
+    discard: async (segmentIds) => {
+      await database.query(DISCARD, [linkId, segmentIds])
+    },
 
     importPreShared: async (file) => {
       if (!existsSync(file) && (await isBegun())) return 'known'

@@ -27,7 +27,7 @@ const run = async (endings: readonly Ending[]): Promise<{ wiped: number[]; close
   })
   const reason: unknown = await runBlocks(
     {
-      session: { classical: { ended: never, end: () => {} } } as unknown as StationSession,
+      session: { classical: { ended: never, end: () => {} }, dropStrays: () => Promise.resolve() } as unknown as StationSession,
       photons: { ended: never, close: () => {} },
       report: () => {},
       deliver: () => {},

@@ -366,6 +366,22 @@ describe('authentication key', () => {
     await expectLinkGoesOn(ledgers)
   })
 
+  it('that one end alone kept of a block is given up there when the next block has shown that the other lacks it', async () => {
+    const ledgers = await watchedLedgers(16 + 48 * 3)
+    const profile = replenishingProfile()
+    await runTampered(ledgers, { from: 'bob', type: 'tag', nth: 1, change: () => CUT }, { profile, blocks: 1 })
+    const left = async (): Promise<number[]> =>
+      Promise.all(ROLES.map(async (role) => (await ledgers[role].figures()).remainingBits))
+    const [atAlice, atBob] = await left()
+    expect(atBob).toBeGreaterThan(atAlice!)
+    const { outcome } = await runTampered(ledgers, undefined, { profile, blocks: 1 })
+    expect(outcome.failures).toEqual({ alice: undefined, bob: undefined })
+    const [after, afterAtBob] = await left()
+    expect(after).toBeGreaterThan(0)
+    expect(afterAtBob).toBe(after)
+    expect(brokenPromises([outcome], ledgers)).toEqual([])
+  })
+
   it('of which the last pads are left is replenished by the block that uses them', async () => {
     const ledgers = await watchedLedgers(16 + 48)
     const { outcome } = await runTampered(ledgers, undefined, { profile: replenishingProfile(), blocks: 3 })

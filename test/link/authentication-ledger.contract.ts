@@ -172,6 +172,22 @@ export const describeAuthenticationLedger = (name: string, open: () => Promise<L
       expect(await read(restarted.reserve('one', 32, 16))).toEqual(segmentBytes(1, 64).subarray(32, 48))
     })
 
+    it('gives up what the other end does not have, and no pad of it is to be had any more', async () => {
+      await ledger.add('one', segment(1, 80))
+      await ledger.add('two', segment(2, 64))
+      await read(ledger.reserve('one', 16, 16))
+      await ledger.discard(['one', 'never known'])
+      expect(await ledger.segments()).toEqual([{ segmentId: 'two', sizeBytes: 64, usedBytes: 16 }])
+      expect(await refusal(ledger.reserve('one', 32, 16))).not.toBe('not refused')
+      expect(await ledger.add('one', segment(1, 80))).toBe('known')
+      expect(await ledger.figures()).toEqual({
+        consumedBits: 16 * 8,
+        replenishedBits: 144 * 8,
+        remainingBits: 48 * 8,
+        discardedBits: 80 * 8,
+      })
+    })
+
     it('adds up, whatever is done in whatever order', async () => {
       const name = fc.constantFrom('a', 'b', 'c')
       const action = fc.oneof(

@@ -49,6 +49,12 @@ export const createMemoryAuthenticationLedger = (): AuthenticationLedger => {
       held.set(segmentId, { bytes, usedBytes: SEGMENT_HASH_KEY_BYTES, consumedBytes: 0 })
       return 'added'
     },
+    discard: async (segmentIds) => {
+      for (const segmentId of segmentIds) {
+        const segment = held.get(segmentId)
+        if (segment !== undefined) segment.usedBytes = segment.bytes.length
+      }
+    },
     figures: async () => {
       const replenishedBits = sum(({ bytes }) => bytes.length)
       const consumedBits = sum(({ consumedBytes }) => consumedBytes)

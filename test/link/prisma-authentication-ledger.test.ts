@@ -184,6 +184,13 @@ describe('the authentication ledger in PostgreSQL', () => {
       expect(await ledgerOf(linkId).importPreShared(file)).toBe('known')
     })
 
+    it('keeps it when the other end does not have it yet', async () => {
+      const segmentId = await writePreSharedSecret(file, 256, systemRandom)
+      await ledger.importPreShared(file)
+      await ledger.discard([segmentId])
+      expect(await ledger.segments()).toEqual([{ segmentId, sizeBytes: 256, usedBytes: 16 }])
+    })
+
     it('takes it for one link only', async () => {
       await writePreSharedSecret(file, 256, systemRandom)
       await ledger.importPreShared(file)

@@ -62,6 +62,8 @@ export const createBb84Driver = ({ settings, ledger, tls, stationFile = STATION_
         return lend(await ledger.hashKey(call.segmentId))
       case 'add':
         return { answer: await ledger.add(call.segmentId, SecretBytes.take(call.bytes)), transfer: [] }
+      case 'discard':
+        return { answer: await ledger.discard(call.segmentIds), transfer: [] }
       case 'tls':
         return { answer: tls(), transfer: [] }
     }

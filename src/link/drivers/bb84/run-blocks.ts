@@ -50,6 +50,8 @@ export const runBlocks = async (parts: RunBlocksParts, signal: AbortSignal): Pro
       block = await distilBlock()
       await before
       parts.deliver(block)
+      block = undefined
+      await parts.session.dropStrays()
     } catch (error) {
       block?.key.fill(0)
       if (!(error instanceof NoKey)) throw error

@@ -35,6 +35,7 @@ export type StationCall =
   | { readonly ask: 'reserve'; readonly segmentId: string; readonly fromByte: number; readonly lengthBytes: number }
   | { readonly ask: 'hashKey'; readonly segmentId: string }
   | { readonly ask: 'add'; readonly segmentId: string; readonly bytes: Uint8Array<ArrayBuffer> }
+  | { readonly ask: 'discard'; readonly segmentIds: readonly string[] }
   | { readonly ask: 'tls' }
 
 export type FromStation =
@@ -100,7 +101,7 @@ const serve = async (port: MessagePort, settings: StationSettings): Promise<void
   })
 
   const askSecret = async (call: StationCall): Promise<SecretBytes> => SecretBytes.take((await ask(call)) as Uint8Array)
-  const ledger: Pick<AuthenticationLedger, 'segments' | 'reserve' | 'hashKey' | 'add'> = {
+  const ledger: Pick<AuthenticationLedger, 'segments' | 'reserve' | 'hashKey' | 'add' | 'discard'> = {
     segments: () => ask({ ask: 'segments' }) as ReturnType<AuthenticationLedger['segments']>,
     reserve: (segmentId, fromByte, lengthBytes) => askSecret({ ask: 'reserve', segmentId, fromByte, lengthBytes }),
     hashKey: (segmentId) => askSecret({ ask: 'hashKey', segmentId }),
@@ -109,6 +110,7 @@ const serve = async (port: MessagePort, settings: StationSettings): Promise<void
       secret.wipe()
       return ask({ ask: 'add', segmentId, bytes }, [bytes.buffer]) as ReturnType<AuthenticationLedger['add']>
     },
+    discard: (segmentIds) => ask({ ask: 'discard', segmentIds }) as Promise<void>,
   }
   const connectClassical = async (over: AbortSignal): Promise<Duplex> => {
     const address = { ...settings.classical, peerKmeId: settings.peerKmeId, tls: (await ask({ ask: 'tls' })) as ConnectionTls }

@@ -41,7 +41,7 @@ export interface StationParts {
   readonly connectPhotons: (signal: AbortSignal) => Promise<Duplex>
   /** Opens the classical channel to the other station. */
   readonly connectClassical: (signal: AbortSignal) => Promise<Duplex>
-  readonly ledger: Pick<AuthenticationLedger, 'segments' | 'reserve' | 'hashKey' | 'add'>
+  readonly ledger: Pick<AuthenticationLedger, 'segments' | 'reserve' | 'hashKey' | 'add' | 'discard'>
   readonly streams: RandomStreams
   /** Resolves when there is room for another block, or when `signal` aborts. */
   readonly wanted: (signal: AbortSignal) => Promise<void>
@@ -103,6 +103,9 @@ export interface StationSession {
   readonly context: readonly Buffer[]
   /** Oldest first. */
   readonly segments: PadSegment[]
+  /** Gives up authentication key the other end does not have: a block that ended between two tags may have left some here. To be called
+   *  when a tag has shown that the HELLOs are what was said; the first call does it. */
+  readonly dropStrays: () => Promise<void>
 }
 
 /** Connects and exchanges HELLOs. @throws SessionEnded saying why it is no use. */
@@ -131,12 +134,18 @@ export const beginSession = async (role: 'alice' | 'bob', parts: StationParts, s
     const peer = readHello(classical.peerHello)
     requireFit(own, peer)
     const [alice, bob] = role === 'alice' ? [own, peer] : [peer, own]
+    let strays = own.segments.map(({ id }) => id).filter((id) => !peer.segments.some((segment) => segment.id === id))
     const said = role === 'alice' ? [hello, classical.peerHello] : [classical.peerHello, hello]
     return {
       classical,
       sessionId: alice.sessionId,
       context: said.flatMap((bytes) => [lengthOf(bytes), bytes]),
       segments: commonSegments(alice.segments, bob.segments),
+      dropStrays: async () => {
+        const dropped = strays
+        strays = []
+        if (dropped.length > 0) await ledger.discard(dropped)
+      },
     }
   } catch (error) {
     classical.end((error as Error).message)
