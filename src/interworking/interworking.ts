@@ -39,6 +39,9 @@ export interface NeighbourStatus extends BreakerStatus {
   readonly url: string
 }
 
+/** Calls to one neighbour under way at a time; the others wait. */
+export const CONNECTIONS_PER_NEIGHBOUR = 4
+
 export const ACK_STATUSES = ['relayed', 'failed', 'voided', 'failed to void', 'key not present'] as const
 export type AckStatus = (typeof ACK_STATUSES)[number]
 
@@ -60,6 +63,4 @@ export interface WaitingMessage {
   readonly kmeId: KmeId
   readonly message: NeighbourMessage
   readonly attempts: number
-  /** Nobody wants to know any more. */
-  readonly isOver: boolean
 }

@@ -9,7 +9,7 @@ import { callFailure, refusedCertificate } from '../kernel/call-failed.ts'
 import { createCircuitBreaker } from '../kernel/circuit-breaker.ts'
 import type { Clock } from '../kernel/clock.ts'
 import type { Logger } from '../kernel/log.ts'
-import type { Neighbour, NeighbourStatus, NeighbourTls } from './interworking.ts'
+import { CONNECTIONS_PER_NEIGHBOUR, type Neighbour, type NeighbourStatus, type NeighbourTls } from './interworking.ts'
 import { interworkingPaths, readVersions } from './wire.ts'
 
 export interface NeighbourAnswer {
@@ -34,7 +34,6 @@ export interface NeighbourClient {
 }
 
 const ANSWER_BYTES_MAX = 8 * 1024 * 1024
-const CONNECTIONS = 4
 const CONNECT_DEADLINE_MS = 3000
 /** A neighbour is asked for its versions when nothing else was said for so long. */
 const QUIET_MS = 15_000
@@ -133,7 +132,7 @@ const parseOrNothing = (text: string): unknown => {
 
 const connectTo = (origin: string, name: CertificateName, tls: NeighbourTls): Pool =>
   new Pool(origin, {
-    connections: CONNECTIONS,
+    connections: CONNECTIONS_PER_NEIGHBOUR,
     pipelining: 1,
     keepAliveTimeout: 20_000,
     maxResponseSize: ANSWER_BYTES_MAX,

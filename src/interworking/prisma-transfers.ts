@@ -9,7 +9,13 @@ import { createBatching } from '../kernel/batching.ts'
 import type { AssignmentId, KeyId, KmeId } from '../kernel/identifiers.ts'
 import type { Random } from '../kernel/random.ts'
 import type { Assignment, VoidedKey } from '../key-store/key-store.ts'
-import type { Ack, AckStatus, NeighbourMessage, WaitingMessage } from './interworking.ts'
+import {
+  CONNECTIONS_PER_NEIGHBOUR,
+  type Ack,
+  type AckStatus,
+  type NeighbourMessage,
+  type WaitingMessage,
+} from './interworking.ts'
 import type { VoidRequest } from './wire.ts'
 
 type SentState = 'SENT' | 'RELAYED' | 'FAILED' | 'REFUSED' | 'ISSUED' | 'VOIDED'
@@ -37,8 +43,10 @@ export interface TransferStore {
 
   /** Durable when it resolves. */
   tell(kmeId: KmeId, message: NeighbourMessage): Promise<void>
-  /** Messages to these neighbours that are due, and those nobody wants to know of any more. Nobody else gets them for so long. */
-  takeDue(kmeIds: readonly KmeId[], leaseMs: number): Promise<readonly WaitingMessage[]>
+  /** Messages to a neighbour that are due, as many as can be posted to it at a time. Nobody else gets them for so long. */
+  takeDue(kmeId: KmeId, leaseMs: number): Promise<readonly WaitingMessage[]>
+  /** The same, of messages nobody wants to know of any more, to any neighbour, also one that is configured no longer. */
+  takeExpired(leaseMs: number): Promise<readonly WaitingMessage[]>
   told(id: string): Promise<void>
   tryLater(id: string, pauseMs: number): Promise<void>
   /** Forgets sent keys that nobody can void any more. */
@@ -47,7 +55,7 @@ export interface TransferStore {
 
 /** How long a message is tried. Whoever waits for an acknowledgement has given up long before; keys should not wait longer to be voided. */
 const LIFE_S = { ack: 600, void: 86_400 } as const
-const MESSAGES_AT_ONCE = 32
+const EXPIRED_AT_ONCE = 32
 
 const SEND = `
 INSERT INTO sent_key (key_id, aid, neighbour, initiator_sae_id, target_sae_ids, state, expires_at)
@@ -60,6 +68,15 @@ const LOCK_SOME = `SELECT key_id, state FROM sent_key WHERE key_id = ANY($4::uui
 const LOCK_ALL = `SELECT key_id, state FROM sent_key WHERE state IN ('SENT', 'RELAYED', 'FAILED') AND ${OF_PARTIES} ORDER BY key_id FOR UPDATE`
 const MOVE = `UPDATE sent_key SET state = $2 WHERE key_id = ANY($1::uuid[]) AND state = ANY($3::text[])`
 
+/** SQL: leases messages for $1 milliseconds. */
+const takeMessages = (which: string): string => `
+UPDATE neighbour_message SET attempts = attempts + 1, next_attempt_at = now() + $1::int * interval '1 millisecond'
+WHERE id IN (SELECT id FROM neighbour_message WHERE next_attempt_at <= now() AND ${which} FOR UPDATE SKIP LOCKED)
+RETURNING id, neighbour AS "kmeId", body AS message, attempts`
+const TAKE_DUE = takeMessages(`neighbour = $2 AND expires_at > now() ORDER BY next_attempt_at LIMIT ${CONNECTIONS_PER_NEIGHBOUR}`)
+const TAKE_EXPIRED = takeMessages(`expires_at <= now() ORDER BY expires_at LIMIT ${EXPIRED_AT_ONCE}`)
+
+interface MessageRow extends Record<string, unknown>, WaitingMessage {}
 interface SentRow extends Record<string, unknown> {
   key_id: KeyId
   state: SentState
@@ -170,28 +187,8 @@ export const createTransferStore = ({ database, random }: { database: Database; 
     tell: async (kmeId, message) => {
       await tell(database, kmeId, message)
     },
-    takeDue: async (kmeIds, leaseMs) => {
-      const rows = await database.query<{
-        id: string
-        neighbour: KmeId
-        body: NeighbourMessage
-        attempts: number
-        over: boolean
-      }>(
-        `UPDATE neighbour_message SET attempts = attempts + 1, next_attempt_at = now() + $2::int * interval '1 millisecond'
-         WHERE id IN (SELECT id FROM neighbour_message WHERE next_attempt_at <= now() AND (neighbour = ANY($1::text[]) OR expires_at <= now())
-                      ORDER BY next_attempt_at LIMIT ${MESSAGES_AT_ONCE} FOR UPDATE SKIP LOCKED)
-         RETURNING id, neighbour, body, attempts, expires_at <= now() AS over`,
-        [kmeIds, leaseMs],
-      )
-      return rows.map(({ id, neighbour, body, attempts, over }) => ({
-        id,
-        kmeId: neighbour,
-        message: body,
-        attempts,
-        isOver: over,
-      }))
-    },
+    takeDue: (kmeId, leaseMs) => database.query<MessageRow>(TAKE_DUE, [leaseMs, kmeId]),
+    takeExpired: (leaseMs) => database.query<MessageRow>(TAKE_EXPIRED, [leaseMs]),
     told: async (id) => {
       await database.query(`DELETE FROM neighbour_message WHERE id = $1`, [id])
     },

@@ -1,6 +1,6 @@
 /** Posts acknowledgements and voids to neighbours, each until it is taken or nobody wants to know any more. What waits is in the database:
  *  any process of this KME goes on with it, also after a restart.
- *  Holds: a key whose acknowledgement is given up is voided at both sides. */
+ *  Holds: no neighbour waits for another one; a key whose acknowledgement is given up is voided at both sides. */
 import { waitAfter } from '../kernel/back-off.ts'
 import type { Clock } from '../kernel/clock.ts'
 import type { KmeId, SaeId } from '../kernel/identifiers.ts'
@@ -43,6 +43,10 @@ const LONGEST_PAUSE_MS = { ack: 2000, void: 30_000 } as const
 export const createNeighbourMessenger = (parts: TellNeighboursParts): NeighbourMessenger => {
   const { clients, transfers, store, clock, random, log } = parts
   let woken = new AbortController()
+  const wake = (): void => {
+    woken.abort()
+    woken = new AbortController()
+  }
 
   const bodyOf = (client: NeighbourClient, message: NeighbourMessage): object =>
     message.kind === 'ack' ? writeAcks(message.acks) : writeVoid(message, client.isSynchronous() ? undefined : parts.callbackUrl)
@@ -57,7 +61,9 @@ export const createNeighbourMessenger = (parts: TellNeighboursParts): NeighbourM
       { neighbour: kmeId, voided: ended.length, of: keyIds.length },
       'an acknowledgement was not taken; its keys are voided',
     )
-    if (ended.length > 0) await transfers.tell(kmeId, { kind: 'void', initiator, targets, keyIds: ended })
+    if (ended.length === 0) return
+    await transfers.tell(kmeId, { kind: 'void', initiator, targets, keyIds: ended })
+    wake()
   }
   const end = async ({ id, kmeId, message }: WaitingMessage): Promise<void> => {
     if (message.kind === 'ack') for (const ack of message.acks) await giveUp(kmeId, ack)
@@ -80,10 +86,8 @@ export const createNeighbourMessenger = (parts: TellNeighboursParts): NeighbourM
     }
   }
 
-  const deliver = async (waiting: WaitingMessage): Promise<void> => {
+  const deliver = async (client: NeighbourClient, waiting: WaitingMessage): Promise<void> => {
     const { id, kmeId, message, attempts } = waiting
-    const client = clients.get(kmeId)
-    if (waiting.isOver || client === undefined) return end(waiting)
     const later = async (reason: string): Promise<void> => {
       log.debug({ neighbour: kmeId, kind: message.kind, attempts, reason }, 'a neighbour was not told; trying again')
       const pauseMs = waitAfter(attempts, { firstMs: FIRST_PAUSE_MS, longestMs: LONGEST_PAUSE_MS[message.kind], random })
@@ -102,29 +106,49 @@ export const createNeighbourMessenger = (parts: TellNeighboursParts): NeighbourM
     await transfers.told(id)
   }
 
-  return {
-    wake: () => woken.abort(),
-    run: async (signal) => {
-      let tidiedMs = -Infinity
-      while (!signal.aborted) {
-        try {
-          woken = new AbortController()
-          if (clock.monotonicMs() - tidiedMs >= TIDY_INTERVAL_MS) {
-            await transfers.tidy()
-            tidiedMs = clock.monotonicMs()
-          }
-          const present = [...clients.values()].filter((client) => client.available())
-          const due = await transfers.takeDue(
-            present.map(({ neighbour }) => neighbour.kmeId),
-            LEASE_MS,
-          )
-          await Promise.all(due.map(deliver))
-          if (due.length > 0) continue
-        } catch (error) {
-          log.warn({ error }, 'messages to neighbours could not be read or marked; trying again')
-        }
-        await clock.sleep(POLL_INTERVAL_MS, AbortSignal.any([signal, woken.signal]))
+  /** Takes messages and handles them, again and again: at once while there are some, when somebody wakes it, and now and then. */
+  const goOn = async (
+    signal: AbortSignal,
+    take: () => Promise<readonly WaitingMessage[]>,
+    handle: (message: WaitingMessage) => Promise<void>,
+  ): Promise<void> => {
+    while (!signal.aborted) {
+      // Before it looks, so that no call falls between the two.
+      const called = woken.signal
+      try {
+        const messages = await take()
+        await Promise.all(messages.map(handle))
+        if (messages.length > 0) continue
+      } catch (error) {
+        log.warn({ error }, 'messages to neighbours could not be read or marked; trying again')
       }
+      await clock.sleep(POLL_INTERVAL_MS, AbortSignal.any([signal, called]))
+    }
+  }
+
+  const tellOne = (client: NeighbourClient, signal: AbortSignal): Promise<void> => {
+    const { kmeId } = client.neighbour
+    const take = async (): Promise<readonly WaitingMessage[]> =>
+      client.available() ? await transfers.takeDue(kmeId, LEASE_MS) : []
+    return goOn(signal, take, (waiting) => deliver(client, waiting))
+  }
+
+  const tidyUp = (signal: AbortSignal): Promise<void> => {
+    let tidiedMs = -Infinity
+    const take = async (): Promise<readonly WaitingMessage[]> => {
+      if (clock.monotonicMs() - tidiedMs >= TIDY_INTERVAL_MS) {
+        await transfers.tidy()
+        tidiedMs = clock.monotonicMs()
+      }
+      return transfers.takeExpired(LEASE_MS)
+    }
+    return goOn(signal, take, end)
+  }
+
+  return {
+    wake,
+    run: async (signal) => {
+      await Promise.all([tidyUp(signal), ...[...clients.values()].map((client) => tellOne(client, signal))])
     },
   }
 }
