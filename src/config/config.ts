@@ -128,7 +128,7 @@ const neighbour = z
     deadlineMs: z.int().min(100).max(30_000).default(5000),
     /** Requests it may make. */
     requestsPerS: z.int().min(1).default(500),
-    /** Keys it may send and void: no less than one request can name. */
+    /** Keys it may send, void and acknowledge: no less than one request can send. */
     keysPerS: z.int().min(1024).default(10_000),
   })
   .transform(({ callbackUrl, ...rest }) => ({

@@ -21,7 +21,7 @@ export interface Neighbour {
   readonly deadlineMs: number
   /** Most requests of it, */
   readonly requestsPerS: number
-  /** and most keys in those that send or void keys. */
+  /** and most keys in those that send, void or acknowledge keys. */
   readonly keysPerS: number
 }
 

@@ -10,12 +10,12 @@ export interface Parties {
 
 export interface JudgeParts {
   readonly kmeId: KmeId
-  readonly directory: SaeDirectory
+  readonly directory: Pick<SaeDirectory, 'find' | 'mayShare'>
   /** Targets one key may have. */
   readonly targetsMax: number
 }
 
-const find = (directory: SaeDirectory, text: string): RegisteredSae | undefined => {
+const find = (directory: JudgeParts['directory'], text: string): RegisteredSae | undefined => {
   const saeId = parseSaeId(text)
   return saeId === undefined ? undefined : directory.find(saeId)
 }

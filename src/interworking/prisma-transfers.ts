@@ -158,15 +158,19 @@ export const createTransferStore = ({ database, random }: { database: Database; 
         const { neighbour, initiator, targets } = first
         await tell(statements, neighbour, { kind: 'void', initiator, targets, keyIds: rows.map((row) => row.key_id) })
       }),
-    note: (kmeId, acks) =>
-      database.transaction(async (statements) => {
-        for (const { initiator, targets, keyIds } of acks) {
+    note: async (kmeId, acks) => {
+      // One that names no key says nothing.
+      const named = acks.filter(({ keyIds }) => keyIds.length > 0)
+      if (named.length === 0) return true
+      return database.transaction(async (statements) => {
+        for (const { initiator, targets, keyIds } of named) {
           const rows = await statements.query<SentRow>(LOCK_SOME, [kmeId, initiator, targets, keyIds])
           if (rows.length < keyIds.length) return false
         }
-        for (const ack of acks) await noteOne(statements, ack)
+        for (const ack of named) await noteOne(statements, ack)
         return true
-      }),
+      })
+    },
     voidSent: (kmeId, { initiator, targets, keyIds }) =>
       database.transaction(async (statements) => {
         const parties = [kmeId, initiator, targets]

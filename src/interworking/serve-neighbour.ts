@@ -6,6 +6,7 @@ import type { Logger } from '../kernel/log.ts'
 import type { ReceivedKeyStore, VoidedKey } from '../key-store/key-store.ts'
 import { ACK_STATUSES, type Ack, type AckStatus, type Neighbour } from './interworking.ts'
 import { judgeDirection, judgeKeys, type JudgeParts, type Parties } from './judge-parties.ts'
+import { logOutcomes } from './log-outcomes.ts'
 import type { TransferStore } from './prisma-transfers.ts'
 import { invalidParameter, Refusal, tooManyKeys } from './refusal.ts'
 import { readAcks, readExtKeys, readVoid, type KeySizeLimits, type VoidRequest } from './wire.ts'
@@ -13,11 +14,11 @@ import { readAcks, readExtKeys, readVoid, type KeySizeLimits, type VoidRequest }
 export interface ServeNeighbourParts extends JudgeParts {
   readonly limits: KeySizeLimits
   readonly store: ReceivedKeyStore
-  readonly transfers: TransferStore
+  readonly transfers: Pick<TransferStore, 'note' | 'tell' | 'voidSent'>
   readonly heldForS: number
   /** A neighbour's keys that may wait for their targets, in keys of default size. */
   readonly heldUnitsMax: number
-  /** Counts keys that a neighbour sends or voids. @throws Unavailable when they are too many for now. */
+  /** Counts keys that a neighbour sends, voids or acknowledges. @throws Unavailable when they are too many for now. */
   readonly admitKeys: (caller: Neighbour, keyCount: number) => Promise<void>
   readonly log: Logger
 }
@@ -69,12 +70,14 @@ export const makeServeNeighbour = (parts: ServeNeighbourParts): ServeNeighbour =
   const ack: ServeNeighbour['ack'] = async (caller, body) => {
     const acks = readAcks(body)
     const ofSent = acks.filter((one) => judgeDirection(parts, caller.kmeId, one) === 'sent')
+    const named = acks.reduce((sum, { keyIds }) => sum + keyIds.length, 0)
+    // Each container costs something too. More than a second's worth takes a whole second, or it could never be said.
+    await parts.admitKeys(caller, Math.min(caller.keysPerS, Math.max(1, named + acks.length)))
     if (!(await transfers.note(caller.kmeId, ofSent))) {
       throw new Refusal(400, 'key-not-present', { key_id: 'shall be of a key sent to the calling KME for these SAEs' })
     }
-    for (const { status, keyIds } of acks) {
-      if (status !== 'relayed') log.warn({ neighbour: caller.kmeId, status, keyIds }, 'a neighbour says what became of keys')
-    }
+    const bad = acks.filter(({ status }) => status !== 'relayed')
+    logOutcomes(log, caller.kmeId, bad, 'a neighbour says what became of keys')
   }
 
   const voidKeys: ServeNeighbour['void'] = async (caller, body) => {

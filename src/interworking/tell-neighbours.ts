@@ -8,6 +8,7 @@ import type { Logger } from '../kernel/log.ts'
 import type { Random } from '../kernel/random.ts'
 import type { ReceivedKeyStore } from '../key-store/key-store.ts'
 import type { Ack, NeighbourMessage, WaitingMessage } from './interworking.ts'
+import { logOutcomes } from './log-outcomes.ts'
 import type { NeighbourAnswer, NeighbourClient } from './neighbour-client.ts'
 import type { TransferStore } from './prisma-transfers.ts'
 import { Refusal } from './refusal.ts'
@@ -80,10 +81,9 @@ export const createNeighbourMessenger = (parts: TellNeighboursParts): NeighbourM
       if (!(error instanceof Refusal)) throw error
       return log.warn({ neighbour: kmeId }, 'what a neighbour says of voided keys is not understood')
     }
-    await transfers.note(kmeId, acks)
-    for (const { status, keyIds } of acks) {
-      if (status === 'failed to void') log.warn({ neighbour: kmeId, keyIds }, 'a neighbour had delivered keys that were voided')
-    }
+    if (!(await transfers.note(kmeId, acks))) return
+    const late = acks.filter(({ status }) => status === 'failed to void')
+    logOutcomes(log, kmeId, late, 'a neighbour had delivered keys that were voided')
   }
 
   const deliver = async (client: NeighbourClient, waiting: WaitingMessage): Promise<void> => {

@@ -642,6 +642,20 @@ describe('a neighbour that wants too much', () => {
     expect((await x.post(VOID, { key_ids: [], all_confirmation: true, ...parties })).status).toBe(200)
   })
 
+  it('is told to wait when it says of too many keys what became of them, also in containers that name none', async () => {
+    const x = atSmall()
+    const ids = (count: number) => Array.from({ length: count }, () => ({ key_id: randomUUID() }))
+    const made = (count: number) => [{ key_id_container: ids(count), ack_status: 'failed', ...parties }]
+    const floods = [made(1000), [...made(1024), ...made(1024)], Array.from({ length: 1024 }, () => made(0)[0]), made(1000)]
+    const answers = await Promise.all(floods.map((acks) => x.post(ACK, acks)))
+    expect(answers.filter(({ status }) => status === 200).length).toBeLessThan(floods.length)
+    for (const answer of answers) if (answer.status !== 200) isTooMuch(ACK, answer)
+    // None of them is too much for ever.
+    for (const acks of floods) await eventually('it is heard', async () => (await x.post(ACK, acks)).status === 200)
+    await eventually('its keys are taken', async () => (await x.post(KEYS, transfer())).status === 200)
+    expect((await x.post(VOID, { key_ids: [], all_confirmation: true, ...parties })).status).toBe(200)
+  })
+
   it('can fill what it may and no more, until some are fetched', async () => {
     const x = atSmall()
     const first = transfer({ keys: Array.from({ length: 100 }, () => key()) })

@@ -99,6 +99,17 @@ it('one to a neighbour that is away waits, until nobody wants to know any more',
   expect(await takeExpired(LEASE_MS)).toEqual([])
 })
 
+it('what names no key costs nothing, however often it is said', async () => {
+  const { note } = createTransferStore({ database: { ...database, transaction: unexpected }, random: systemRandom })
+  const nothing = { status: 'voided', initiator: 'alice', targets: ['xavier'], keyIds: [] } as const
+  expect(
+    await note(
+      X,
+      Array.from({ length: 1024 }, () => nothing),
+    ),
+  ).toBe(true)
+})
+
 it('a neighbour that answers none of many delays those to another one not at all', async () => {
   const transfers = store()
   const never = new Promise<NeighbourAnswer>(() => undefined)
