@@ -49,12 +49,19 @@ const PROPOSALS_AT_ONCE = 16
 
 const equal = (one: Buffer, other: Buffer): boolean => one.length === other.length && timingSafeEqual(one, other)
 
+const keepOnly = (times: Map<BlockId, number>, blocks: readonly PendingBlock[]): void => {
+  const pending = new Set(blocks.map(({ blockId }) => blockId))
+  for (const blockId of times.keys()) if (!pending.has(blockId)) times.delete(blockId)
+}
+
 export const createBlockAgreement = (parts: AgreeBlockParts): BlockAgreement => {
   const { kmeId, linkId, peerKmeId, store, pool, clock, log } = parts
   const { proposes = () => kmeId < peerKmeId, unproposedDeadlineMs = UNPROPOSED_DEADLINE_MS } = parts
   const unknownSinceMs = new Map<BlockId, number>()
   /** How long the proposer was there while a block waited for its proposal. */
   const unproposedMs = new Map<BlockId, number>()
+  /** When this end last looked while the proposer was there. */
+  let lookedMs: number | undefined
   let pending = false
   let wakeUp = new AbortController()
 
@@ -102,10 +109,13 @@ export const createBlockAgreement = (parts: AgreeBlockParts): BlockAgreement => 
   /** The answering end: gives up blocks the proposer, though there, never proposes. It knows of no such block. */
   const tidyUp = async (blocks: readonly PendingBlock[]): Promise<void> => {
     if (parts.peers.named(peerKmeId)?.available() !== true) return
-    const waiting = new Set(blocks.map((block) => block.blockId))
-    for (const blockId of unproposedMs.keys()) if (!waiting.has(blockId)) unproposedMs.delete(blockId)
-    for (const blockId of waiting) {
-      const ageMs = (unproposedMs.get(blockId) ?? 0) + INTERVAL_MS
+    const nowMs = clock.monotonicMs()
+    // What is longer was not all watched: nobody looked, or the proposer was away.
+    const elapsedMs = lookedMs === undefined ? 0 : Math.min(INTERVAL_MS, nowMs - lookedMs)
+    lookedMs = nowMs
+    keepOnly(unproposedMs, blocks)
+    for (const { blockId } of blocks) {
+      const ageMs = (unproposedMs.get(blockId) ?? 0) + elapsedMs
       unproposedMs.set(blockId, ageMs)
       if (ageMs > unproposedDeadlineMs) await discard(blockId, 'the other end never proposed it')
     }
@@ -135,6 +145,8 @@ export const createBlockAgreement = (parts: AgreeBlockParts): BlockAgreement => 
           if (pending) {
             pending = false
             const blocks = await store.pendingBlocks(linkId)
+            // Others discard blocks too.
+            keepOnly(unknownSinceMs, blocks)
             const others = blocks.filter((block) => !proposes(block))
             if (!(await proposeAll(blocks.filter(proposes)))) pending = true
             await tidyUp(others)

@@ -105,7 +105,8 @@ export const createParcelAcceptor = (parts: AcceptParcelParts): ParcelAcceptor =
     const role = judgeLeg(parts, caller, leg)
     if (role.role === 'none') return role
     const none = (reason: RelayRefusal): Role => ({ role: 'none', reason })
-    if (leg.budgetMs < BUDGET_MIN_MS) return none('deadline')
+    // With less the last KME could not answer any more, and what was spent on the way to it would be lost.
+    if (leg.budgetMs < BUDGET_MIN_MS + HOP_MARGIN_MS * (leg.path.length - 1 - leg.hop)) return none('deadline')
     if (role.role === 'destination') {
       const verdict = await parts.receiver.judge(role.origin, leg.sizeBytes)
       return verdict === 'ready' ? role : none(verdict)
@@ -119,7 +120,9 @@ export const createParcelAcceptor = (parts: AcceptParcelParts): ParcelAcceptor =
     if (before === undefined) return undefined
     if (before === 'other-content') return refused('relay-id-in-use')
     if (before.answer !== undefined) return readRelayAnswer(parcel.relayId, before.answer)
-    // The process that took it died, and with it the keys to answer with. What it had stored for the next KME goes there once more.
+    // Whoever took it has not answered yet: that process died, and with it the keys to answer with, or it is another one and still at
+    // it. Either way what it had stored for the next KME goes there once more, which takes it once, and the caller hears that the relay
+    // failed. If the block arrives all the same, its origin has given it up by then, and the destination gives up what nobody proposes.
     await sender.sendAgain(parcel.relayId, untilMs)
     return refused('failed')
   }

@@ -49,7 +49,7 @@ const STATE_INTERVAL_MS = 1000
 const BATCH_MS = 100
 const WATCH_INTERVAL_MS = 500
 const COMPARE_INTERVAL_MS = 60_000
-/** After a comparison that failed although the peer answers. */
+/** After a comparison that failed, or statements that were not taken, although the peer answers. */
 const COMPARE_AGAIN_MS = 5000
 /** Enough for the largest network. */
 const ROUNDS_MAX = Math.ceil(NETWORK_KMES_MAX / STATEMENTS_PER_MESSAGE_MAX)
@@ -62,7 +62,7 @@ interface Channel {
   /** KMEs whose newest statement the partner must be sent. */
   readonly waiting: Set<KmeId>
   isSending: boolean
-  /** When to compare with it next; at once when it was away. */
+  /** When to compare with it next, unless that goes on; at once when it was away. */
   compareAtMs: number
   isComparing: boolean
 }
@@ -99,9 +99,9 @@ export const createFlooding = (parts: FloodTopologyParts): Flooding => {
     } finally {
       channel.isSending = false
     }
-    // What is lost here is found by comparing when the peer is back.
+    // What is lost here is found by comparing when the peer is back; soon, but not at once, when it was there all the time.
     waiting.clear()
-    channel.compareAtMs = -Infinity
+    channel.compareAtMs = partner.available() ? clock.monotonicMs() + COMPARE_AGAIN_MS : -Infinity
   }
 
   const passOn = (about: readonly KmeId[], except?: KmeId): void => {
@@ -138,6 +138,11 @@ export const createFlooding = (parts: FloodTopologyParts): Flooding => {
   const compareWith = async (channel: Channel): Promise<void> => {
     const { partner } = channel
     channel.isComparing = true
+    channel.compareAtMs = Infinity
+    /** What goes wrong meanwhile may bring it forward. */
+    const compareIn = (ms: number): void => {
+      channel.compareAtMs = Math.min(channel.compareAtMs, clock.monotonicMs() + ms)
+    }
     /** Offered in this comparison, whatever became of it: what is refused must not hide what comes after it. */
     const offered = new Map<KmeId, number>()
     try {
@@ -149,14 +154,16 @@ export const createFlooding = (parts: FloodTopologyParts): Flooding => {
         const readable = (await takeIn(partner.kmeId, newer)).flatMap(({ kmeId: about, sequence }) =>
           about === undefined || sequence === undefined ? [] : [[about, sequence] as const],
         )
+        const isFurther = readable.some(([about, sequence]) => sequence > (seen.get(about) ?? 0))
         for (const [about, sequence] of readable) offered.set(about, sequence)
         for (const about of wanted) channel.waiting.add(about)
         if (wanted.length > 0) void sendWaiting(channel)
-        if (!more || readable.length === 0) break
+        // Whoever says again what was not wanted has nothing else to say.
+        if (!more || !isFurther) break
       }
-      channel.compareAtMs = clock.monotonicMs() + COMPARE_INTERVAL_MS * (0.75 + drawUniform(random) / 2)
+      compareIn(COMPARE_INTERVAL_MS * (0.75 + drawUniform(random) / 2))
     } catch (error) {
-      channel.compareAtMs = clock.monotonicMs() + COMPARE_AGAIN_MS
+      compareIn(COMPARE_AGAIN_MS)
       log.debug({ peer: partner.kmeId, error }, 'what is known of the network could not be compared')
     } finally {
       channel.isComparing = false

@@ -5,7 +5,7 @@ import type { Clock } from '../../src/kernel/clock.ts'
 import type { BlockId, LinkId } from '../../src/kernel/identifiers.ts'
 import { systemRandom } from '../../src/kernel/random.ts'
 import { SecretBytes } from '../../src/kernel/secret-bytes.ts'
-import { createBlockAgreement, type BlockAgreement } from '../../src/link/agree-block.ts'
+import { createBlockAgreement, type AgreeBlockParts, type BlockAgreement } from '../../src/link/agree-block.ts'
 import type { PeerKme } from '../../src/peer/peer.ts'
 import {
   blockAt,
@@ -41,7 +41,12 @@ const createHastyClock = (): typeof clock => {
   }
 }
 
-const agreementOf = (own: End, other: () => BlockAgreement, otherEnd: End): BlockAgreement => {
+const agreementOf = (
+  own: End,
+  other: () => BlockAgreement,
+  otherEnd: End,
+  changes: Partial<AgreeBlockParts> = {},
+): BlockAgreement => {
   const peer: PeerKme = loopBackPeer(otherEnd, { confirmBlock: (proposal) => other().answer(proposal) })
   return createBlockAgreement({
     kmeId: own.kmeId,
@@ -55,6 +60,7 @@ const agreementOf = (own: End, other: () => BlockAgreement, otherEnd: End): Bloc
     onAgreed: () => (agreed += 1),
     onDiscarded: (reason) => discarded.push(reason),
     onDifferent: () => undefined,
+    ...changes,
   })
 }
 
@@ -114,6 +120,64 @@ it('that the answering end alone has is given up when nobody has proposed it for
   await expect(blockAt(stores.b, blockId)).resolves.toMatchObject({ has_material: false })
   expect(discarded).toEqual(['the other end never proposed it'])
   expect(agreed).toBe(0)
+})
+
+it('that the answering end alone has is given up no sooner because other blocks come in all the time', async () => {
+  const { blockId, bytes } = newBlock()
+  await depositAt(stores.b, blockId, bytes)
+  let nowMs = 0
+  const busy: BlockAgreement = agreementOf(stores.b, () => agreements.a, stores.a, {
+    unproposedDeadlineMs: 3000,
+    clock: {
+      nowMs: () => nowMs,
+      monotonicMs: () => nowMs,
+      // The next block is there after 10 ms.
+      sleep: async () => {
+        await new Promise((resolve) => setImmediate(resolve))
+        nowMs += 10
+        busy.wake()
+      },
+    },
+  })
+  const stopping = new AbortController()
+  const running = busy.run(stopping.signal)
+  while (discarded.length === 0 && nowMs < 10_000) await new Promise((resolve) => setImmediate(resolve))
+  const discardedMs = nowMs
+  stopping.abort()
+  await running
+  expect(discarded).toEqual(['the other end never proposed it'])
+  expect(discardedMs).toBeGreaterThan(3000)
+  expect(discardedMs).toBeLessThan(4000)
+})
+
+it('that the answering end alone has is not given up for the time the other end was away', async () => {
+  const { blockId, bytes } = newBlock()
+  await depositAt(stores.b, blockId, bytes)
+  let nowMs = 0
+  let isThere = true
+  const peer: PeerKme = loopBackPeer(stores.a)
+  const agreement = agreementOf(stores.b, () => agreements.a, stores.a, {
+    unproposedDeadlineMs: 3000,
+    peers: onlyPeers({ ...peer, available: () => isThere }),
+    clock: {
+      nowMs: () => nowMs,
+      monotonicMs: () => nowMs,
+      // There for a second, away for a minute, and so on.
+      sleep: async (durationMs) => {
+        await new Promise((resolve) => setImmediate(resolve))
+        nowMs += durationMs
+        isThere = nowMs % 61_000 < 1000
+      },
+    },
+  })
+  const stopping = new AbortController()
+  const running = agreement.run(stopping.signal)
+  while (discarded.length === 0 && nowMs < 600_000) await new Promise((resolve) => setImmediate(resolve))
+  const discardedMs = nowMs
+  stopping.abort()
+  await running
+  expect(discarded).toEqual(['the other end never proposed it'])
+  expect(discardedMs).toBeGreaterThan(2 * 61_000)
 })
 
 it('that has other bytes at the other end is destroyed at both at once', async () => {

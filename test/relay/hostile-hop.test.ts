@@ -221,6 +221,24 @@ describe('a pad', () => {
     )[0]!.block_id
 })
 
+describe('a budget', () => {
+  it('that the KMEs still to come could not answer in is refused, and no pad is spent on the way to them', async () => {
+    const path = [A, B, C, D]
+    const { relay } = world.node(C)
+    const { parcel } = await forge({ path, budgetMs: 299 })
+    const before = await stateOf(C)
+    await expect(relay.acceptor.accept(B, parcel)).resolves.toEqual({ outcome: 'refused', reason: 'deadline', at: C })
+    expect(await stateOf(C)).toEqual(before)
+    const check = { path, hop: 2, sizeBytes: BLOCK_BYTES }
+    await expect(relay.acceptor.check(B, { ...check, budgetMs: 299 })).resolves.toEqual({
+      outcome: 'refused',
+      reason: 'deadline',
+      at: C,
+    })
+    await expect(relay.acceptor.check(B, { ...check, budgetMs: 300 })).resolves.toEqual({ outcome: 'ready' })
+  })
+})
+
 describe('a relay ID', () => {
   it('that came with other content is refused', async () => {
     const { parcel } = await forge()

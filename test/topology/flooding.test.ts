@@ -252,6 +252,37 @@ describe('comparing', () => {
   })
 })
 
+describe('comparing again', () => {
+  const comparisonsIn = async (simulation: Simulation, durationMs: number): Promise<number> => {
+    const before = simulation.counted.comparison
+    await simulation.clock.run(durationMs)
+    return simulation.counted.comparison - before
+  }
+
+  it('with a peer that answers and takes no statements comes every few seconds', async () => {
+    // What the second does not take it cannot ask for either.
+    const simulation = await begin({ seed: 24, nodes: 2, links: [[0, 1]], deaf: [0, 1], oneWay: [1, 0] })
+    await simulation.clock.run(5000)
+    const comparisons = await comparisonsIn(simulation, 60_000)
+    expect(comparisons).toBeGreaterThan(5)
+    expect(comparisons).toBeLessThan(15)
+  })
+
+  it('with a peer that says the same again and again, and that there is more, comes once a minute', async () => {
+    const simulation: Simulation = await begin({
+      seed: 25,
+      nodes: 2,
+      links: [[0, 1]],
+      // Both have it for long.
+      answered: (truth) => ({ ...truth, newer: network!.nodes[1]!.database.signedOf([nodeName(1)]), more: true }),
+    })
+    await simulation.clock.run(5000)
+    // Each of the two with the other.
+    expect(await comparisonsIn(simulation, 180_000)).toBeLessThan(12)
+    expect(simulation.hasConverged()).toBe(true)
+  })
+})
+
 describe('a chain of KMEs', () => {
   const chain = (nodes: number) => Array.from({ length: nodes - 1 }, (_, i): readonly [number, number] => [i, i + 1])
 

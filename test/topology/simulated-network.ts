@@ -4,7 +4,7 @@ import { createHash } from 'node:crypto'
 import type { KmeId, LinkId } from '../../src/kernel/identifiers.ts'
 import { createLogger } from '../../src/kernel/log.ts'
 import type { Random } from '../../src/kernel/random.ts'
-import type { FloodingPartner, SignedStatement } from '../../src/peer/peer.ts'
+import type { FloodingPartner, SignedStatement, TopologyDifference } from '../../src/peer/peer.ts'
 import { createFlooding, type Flooding } from '../../src/topology/flood-topology.ts'
 import { createLinkStateDatabase, type LinkStateDatabase } from '../../src/topology/link-state-database.ts'
 import type { OwnIdentity } from '../../src/topology/own-statement.ts'
@@ -94,6 +94,10 @@ export interface SimulationOptions {
   readonly duplicates?: { readonly part: number; readonly lateMs: number }
   /** The first cannot call the second. */
   readonly oneWay?: readonly [number, number]
+  /** The first can call the second, but not give it statements. */
+  readonly deaf?: readonly [number, number]
+  /** What is answered to comparisons. */
+  readonly answered?: (truth: TopologyDifference) => TopologyDifference
   readonly isTrusting?: boolean
 }
 
@@ -157,13 +161,18 @@ export const simulateNetwork = (options: SimulationOptions) => {
     available: () => isUp(from, to) && !(options.oneWay?.[0] === from && options.oneWay[1] === to),
     sendStatements: (statements) => {
       counted.sentStatements += statements.length
+      if (options.deaf?.[0] === from && options.deaf[1] === to) return Promise.reject(new Error('not taken'))
       const { duplicates } = options
       if (duplicates !== undefined && random.unit() < duplicates.part) {
         void clock.sleep(random.unit() * duplicates.lateMs).then(() => deliver(nodeName(from), to, statements))
       }
       return ask(from, to, () => deliver(nodeName(from), to, statements))
     },
-    compareTopology: (sequences) => ask(from, to, async () => nodes[to]!.flooding.compare(sequences)),
+    compareTopology: (sequences) =>
+      ask(from, to, async () => {
+        const truth = nodes[to]!.flooding.compare(sequences)
+        return options.answered?.(truth) ?? truth
+      }),
   })
 
   const start = async (node: number, store: TopologyStore): Promise<SimulatedNode> => {
