@@ -213,7 +213,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     })
     const alarmParts = { store: alarmStore, clock, random, log: log.slice('alarms') }
     const alarms = createAlarms({ ...alarmParts, onGivenUp: (count) => metrics.addAlarmNoticesGivenUp(count) })
-    const audit = tellOfRefusals(auditLog, alarms)
+    const audit = tellOfRefusals(auditLog, alarms, clock)
     const notices = cleanUp.use(
       createNoticeSender({
         ...alarmParts,

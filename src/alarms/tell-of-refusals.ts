@@ -1,6 +1,9 @@
 /** An audit log that also raises an alarm when a peer KME said what it may not: whoever writes the record need not think of it.
- *  Holds: the alarm is raised whether or not the record can be written. */
+ *  Holds: the alarm is raised whether or not the record can be written; no KME fills the audit log with records of its refusals, and what
+ *  is left out is counted in the next one. */
 import type { AuditEvent, AuditLog } from '../audit/audit.ts'
+import { createAllowance } from '../kernel/allowance.ts'
+import type { Clock } from '../kernel/clock.ts'
 import type { Alarms } from './alarms.ts'
 
 /** Between honest KMEs too a message may overtake another. */
@@ -19,13 +22,39 @@ const HINTS: Readonly<Record<string, string>> = {
   'unknown-call': '. Does that KME run another version of OpenKME?',
 }
 
-export const tellOfRefusals = (audit: AuditLog, alarms: Pick<Alarms, 'raise'>): AuditLog => ({
-  ...audit,
-  append: (event) => {
-    if (event.event === 'peer.refused' && !NOT_HERE.has(event.subject['reason'])) raiseRequestRefused(alarms, event)
-    return audit.append(event)
-  },
-})
+/** Records about one KME, of each process. One request of a peer can be refused 64 times over; an operator who compares two
+ *  configurations can well do with the first few of those. */
+const RECORDS = { atOnce: 256, perS: 2 }
+
+export const tellOfRefusals = (audit: AuditLog, alarms: Pick<Alarms, 'raise'>, clock: Pick<Clock, 'monotonicMs'>): AuditLog => {
+  const mayRecord = createAllowance(clock, RECORDS)
+  const unrecorded = new Map<string, number>()
+
+  const appendRefusal = async (event: AuditEvent): Promise<void> => {
+    const { actor, subject } = event
+    const leftOut = unrecorded.get(actor) ?? 0
+    if (!mayRecord(actor)) {
+      unrecorded.set(actor, leftOut + 1)
+      return
+    }
+    unrecorded.delete(actor)
+    try {
+      await audit.append(leftOut === 0 ? event : { ...event, subject: { ...subject, unrecorded: leftOut } })
+    } catch (error) {
+      unrecorded.set(actor, (unrecorded.get(actor) ?? 0) + leftOut)
+      throw error
+    }
+  }
+
+  return {
+    ...audit,
+    append: (event) => {
+      if (event.event !== 'peer.refused') return audit.append(event)
+      if (!NOT_HERE.has(event.subject['reason'])) raiseRequestRefused(alarms, event)
+      return appendRefusal(event)
+    },
+  }
+}
 
 const raiseRequestRefused = (alarms: Pick<Alarms, 'raise'>, { actor, subject }: AuditEvent): void => {
   const peerKmeId = actor.replace(/^kme:/, '')

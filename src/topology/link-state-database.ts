@@ -5,6 +5,7 @@
 import { createHash } from 'node:crypto'
 import type { Alarms } from '../alarms/alarms.ts'
 import type { AuditLog } from '../audit/audit.ts'
+import { createAllowance } from '../kernel/allowance.ts'
 import type { Clock } from '../kernel/clock.ts'
 import type { KmeId } from '../kernel/identifiers.ts'
 import type { SignedStatement, TopologyDifference } from '../peer/peer.ts'
@@ -92,8 +93,6 @@ export const CLOCK_SKEW_MS = 30_000
 const CROSSING_MS = 10_000
 /** A KME states its links once a second at most; what is more is not taken in now. */
 const ARRIVALS = { atOnce: 8, perS: 2 }
-/** Records of one peer's bad statements: more say nothing new, and would fill the audit log. */
-const REPORTS = { atOnce: 16, perS: 0.1 }
 const TOO_OFTEN_REPORT_INTERVAL_MS = 60_000
 const REFUSED_REMEMBERED_MAX = 1024
 
@@ -102,8 +101,6 @@ export const createLinkStateDatabase = (parts: LinkStateDatabaseParts): LinkStat
   const entries = new Map<KmeId, Entry>()
   /** Of KMEs whose statements were verified. */
   const mayArrive = createAllowance(clock, ARRIVALS)
-  const mayReport = createAllowance(clock, REPORTS)
-  const unrecorded = new Map<KmeId, number>()
   /** What was refused and reported before: an honest peer may offer it again and again. */
   const reported = new Set<string>()
   let version = 0
@@ -163,19 +160,12 @@ export const createLinkStateDatabase = (parts: LinkStateDatabaseParts): LinkStat
   ): Promise<void> => {
     const name = nameOf(reason, from, signed)
     if (name !== undefined && reported.has(name)) return
-    if (!mayReport(from)) {
-      unrecorded.set(from, (unrecorded.get(from) ?? 0) + 1)
-      return
-    }
     if (reported.size >= REFUSED_REMEMBERED_MAX) reported.clear()
     if (name !== undefined) reported.add(name)
-    const left = unrecorded.get(from)
-    unrecorded.delete(from)
     const subject = {
       call: 'topology',
       reason,
       ...(statement !== undefined && { kmeId: statement.kmeId, sequence: statement.sequence }),
-      ...(left !== undefined && { unrecorded: left }),
     }
     parts.alarms.raise(
       `topology.refused:${from}`,
@@ -257,20 +247,5 @@ export const createLinkStateDatabase = (parts: LinkStateDatabaseParts): LinkStat
       for (const kmeId of old) entries.delete(kmeId)
       version += 1
     },
-  }
-}
-
-/** So many for each KME at once, so many a second. @returns whether one more is allowed now; asking takes it. */
-const createAllowance = (
-  clock: Clock,
-  { atOnce, perS }: { readonly atOnce: number; readonly perS: number },
-): ((kmeId: KmeId) => boolean) => {
-  const accounts = new Map<KmeId, { readonly left: number; readonly atMs: number }>()
-  return (kmeId) => {
-    const atMs = clock.monotonicMs()
-    const before = accounts.get(kmeId) ?? { left: atOnce, atMs }
-    const left = Math.min(atOnce, before.left + ((atMs - before.atMs) * perS) / 1000)
-    accounts.set(kmeId, { left: left >= 1 ? left - 1 : left, atMs })
-    return left >= 1
   }
 }

@@ -310,7 +310,7 @@ export const startWorld = async (options: RelayWorldOptions): Promise<RelayWorld
       marksOf: () => ({ highWatermark, lowWatermark: 10, criticalWatermark: options.criticalWatermark ?? 2 }),
       processes: { hold: (_duty, work, signal) => work(signal) },
       unitSizeBits,
-      audit: tellOfRefusals(createAuditLog(database), alarmed),
+      audit: tellOfRefusals(createAuditLog(database), alarmed, clock),
       alarms: alarmed,
       random: systemRandom,
       clock,

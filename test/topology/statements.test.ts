@@ -322,22 +322,14 @@ describe('against too much', () => {
     for (let i = 0; i < 500; i += 1) await offer()
     expect(audited).toEqual([report, report])
   })
-  it('of a flood of different bad statements only the first are recorded, and how many were left out', async () => {
+  it('of a flood of different bad statements each is told and recorded, and none has an effect', async () => {
     const before = stateOf()
     for (let i = 0; i < 300; i += 1) expect(await accept(signed({ sequence: 100 + i }, b), PEER)).toBe('refused')
     for (let i = 0; i < 300; i += 1) expect(await accept(undefined, PEER)).toBe('refused')
     expect(stateOf()).toEqual(before)
-    expect(audited).toHaveLength(16)
+    // The audit log leaves out what is too much: test/alarms/tell-of-refusals.test.ts.
+    expect(audited).toHaveLength(600)
     expect(new Set(raised)).toEqual(new Set(['topology.refused:kme-p']))
-    // Another peer is recorded all the same.
-    await accept(undefined, B)
-    expect(audited).toHaveLength(17)
-    clock.advanceMs(10_000)
-    await accept(undefined, PEER)
-    await accept(undefined, PEER)
-    expect(audited.slice(17)).toEqual([
-      expect.objectContaining({ actor: 'kme:kme-p', subject: { call: 'topology', reason: 'malformed', unrecorded: 584 } }),
-    ])
   })
   it('a KME is forgotten when no statement of it can be valid any more, and not before', async () => {
     const forADay = signed({ validForS: 86_400 })
