@@ -68,9 +68,12 @@ const LOCK_SOME = `SELECT key_id, state FROM sent_key WHERE key_id = ANY($4::uui
 const LOCK_ALL = `SELECT key_id, state FROM sent_key WHERE state IN ('SENT', 'RELAYED', 'FAILED') AND ${OF_PARTIES} ORDER BY key_id FOR UPDATE`
 const MOVE = `UPDATE sent_key SET state = $2 WHERE key_id = ANY($1::uuid[]) AND state = ANY($3::text[])`
 
+/** SQL: rounded down, since the column has milliseconds, and what is rounded up is not due yet when somebody is woken for it. */
+const inMilliseconds = (ms: string): string => `date_trunc('milliseconds', now() + ${ms}::int * interval '1 millisecond')`
+
 /** SQL: leases messages for $1 milliseconds. */
 const takeMessages = (which: string): string => `
-UPDATE neighbour_message SET attempts = attempts + 1, next_attempt_at = now() + $1::int * interval '1 millisecond'
+UPDATE neighbour_message SET attempts = attempts + 1, next_attempt_at = ${inMilliseconds('$1')}
 WHERE id IN (SELECT id FROM neighbour_message WHERE next_attempt_at <= now() AND ${which} FOR UPDATE SKIP LOCKED)
 RETURNING id, neighbour AS "kmeId", body AS message, attempts`
 const TAKE_DUE = takeMessages(`neighbour = $2 AND expires_at > now() ORDER BY next_attempt_at LIMIT ${CONNECTIONS_PER_NEIGHBOUR}`)
@@ -94,9 +97,8 @@ const moveOf: Readonly<Record<AckStatus, SentState | undefined>> = {
 export const createTransferStore = ({ database, random }: { database: Database; random: Random }): TransferStore => {
   const tell = (statements: Statements, kmeId: KmeId, message: NeighbourMessage): Promise<unknown> =>
     statements.query(
-      // Rounded down: the column has milliseconds, and what is rounded up is not due yet when somebody is woken for it.
       `INSERT INTO neighbour_message (id, neighbour, kind, body, next_attempt_at, expires_at)
-       VALUES ($1, $2, $3, $4::text::jsonb, date_trunc('milliseconds', now()), now() + $5::int * interval '1 second')`,
+       VALUES ($1, $2, $3, $4::text::jsonb, ${inMilliseconds('0')}, now() + $5::int * interval '1 second')`,
       [random.uuid(), kmeId, message.kind, JSON.stringify(message), LIFE_S[message.kind]],
     )
 
@@ -197,10 +199,7 @@ export const createTransferStore = ({ database, random }: { database: Database; 
       await database.query(`DELETE FROM neighbour_message WHERE id = $1`, [id])
     },
     tryLater: async (id, pauseMs) => {
-      await database.query(
-        `UPDATE neighbour_message SET next_attempt_at = now() + $2::int * interval '1 millisecond' WHERE id = $1`,
-        [id, pauseMs],
-      )
+      await database.query(`UPDATE neighbour_message SET next_attempt_at = ${inMilliseconds('$2')} WHERE id = $1`, [id, pauseMs])
     },
     tidy: async () => {
       await database.query(`DELETE FROM sent_key WHERE expires_at <= now()`)
