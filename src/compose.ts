@@ -28,7 +28,7 @@ import { createAuditLog } from './audit/prisma-audit-log.ts'
 import { poolMarksOf, relayPairPolicyOf, relayPolicyOf, type Config } from './config/config.ts'
 import { readWebhookSecret } from './config/secrets.ts'
 import { openKeyring } from './custody/prisma-keyring.ts'
-import { openDatabase, type Database } from './database/database.ts'
+import { openDatabase, type Database, untilItAnswers } from './database/database.ts'
 import { applyMigrations } from './database/migrate.ts'
 import { makeAdmitRequest } from './delivery/admit-request.ts'
 import { makeAcceptAssignment } from './delivery/accept-assignment.ts'
@@ -145,8 +145,8 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
   try {
     // What is stored
     await applyMigrations(options.databaseUrl)
-    const connect = (connections: number): Database =>
-      cleanUp.use(
+    const connect = async (connections: number): Promise<Database> => {
+      const opened = cleanUp.use(
         openDatabase({
           url: options.databaseUrl,
           connections,
@@ -154,10 +154,13 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
           clock,
         }),
       )
-    const database = connect(config.database.connections)
+      await untilItAnswers(opened, clock)
+      return opened
+    }
+    const database = await connect(config.database.connections)
     // Before anything is claimed: what a process that nobody sees has claimed is settled by others.
     const processes = await openProcesses({
-      database: connect(1),
+      database: await connect(1),
       processId: random.uuid(),
       host: hostname(),
       pid: process.pid,

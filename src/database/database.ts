@@ -79,6 +79,16 @@ export const repeatOnContention = async <T>(work: () => Promise<T>, clock = syst
   }
 }
 
+/** For so long a KME that starts tries to connect: the machine may be busy with starting much else. */
+const FIRST_ANSWER_DEADLINE_MS = 15_000
+const FIRST_ANSWER_PAUSE_MS = 250
+
+/** Waits until the database answers for the first time, or long enough; whoever uses it next finds out why it does not. */
+export const untilItAnswers = async (database: Pick<Database, 'answers'>, clock: Clock): Promise<void> => {
+  const untilMs = clock.monotonicMs() + FIRST_ANSWER_DEADLINE_MS
+  while (!(await database.answers()) && clock.monotonicMs() < untilMs) await clock.sleep(FIRST_ANSWER_PAUSE_MS)
+}
+
 const QUERY_DEADLINE_MS = 6000
 
 const CONNECT_DEADLINE_MS = 2000

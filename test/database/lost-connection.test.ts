@@ -1,6 +1,6 @@
-import { afterAll, beforeAll, expect, it } from '@jest/globals'
-import { openDatabase, type Database } from '../../src/database/database.ts'
-import { systemClock } from '../../src/kernel/clock.ts'
+import { afterAll, beforeAll, describe, expect, it } from '@jest/globals'
+import { openDatabase, untilItAnswers, type Database } from '../../src/database/database.ts'
+import { systemClock, type Clock } from '../../src/kernel/clock.ts'
 import { startTcpProxy } from '../setup/tcp-proxy.ts'
 import { createTestDatabase, type TestDatabase } from '../setup/test-database.ts'
 
@@ -55,4 +55,37 @@ it('a database that has gone silent keeps nobody from stopping: its connections 
   expect(sockets()).toBeLessThan(before)
   over.abort()
   await proxy.stop()
+})
+
+describe('a KME that starts', () => {
+  /** A clock that jumps where others would sleep. */
+  const jumping = (): Clock & { readonly sleptMs: number } => {
+    let sleptMs = 0
+    return {
+      ...systemClock,
+      monotonicMs: () => sleptMs,
+      sleep: (ms) => {
+        sleptMs += ms
+        return Promise.resolve()
+      },
+      get sleptMs() {
+        return sleptMs
+      },
+    }
+  }
+
+  it('tries again when the database does not answer in time, and goes on as soon as it does', async () => {
+    const answers = [false, false, true, true]
+    await untilItAnswers({ answers: () => Promise.resolve(answers.shift()!) }, jumping())
+    expect(answers).toEqual([true])
+    const clock = jumping()
+    await untilItAnswers(database, clock)
+    expect(clock.sleptMs).toBe(0)
+  })
+
+  it('leaves it after a quarter of a minute to whoever asks next to find out why', async () => {
+    const clock = jumping()
+    await untilItAnswers({ answers: () => Promise.resolve(false) }, clock)
+    expect(clock.sleptMs).toBe(15_000)
+  })
 })
