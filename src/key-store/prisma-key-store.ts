@@ -38,13 +38,14 @@ export const createKeyStore = (options: KeyStoreOptions): KeyStore & PadStore & 
   const reader = createBlockReader({ ...options, statements: options.database })
   const { acceptsFallback = () => false } = options
   const parts = { ...options, acceptsFallback, reader, working: new Set<AssignmentId>() }
+  const clock = options.clock ?? systemClock
   return {
     ...blockMethods(parts),
     ...issueMethods(parts),
     ...settleMethods(parts),
     ...holdMethods(parts),
-    ...receiveMethods({ ...parts, random: options.random ?? systemRandom }),
-    ...fetchMethods({ ...parts, clock: options.clock ?? systemClock }),
+    ...receiveMethods({ ...parts, clock, random: options.random ?? systemRandom }),
+    ...fetchMethods({ ...parts, clock }),
     ...lendMethods(parts),
     ...expireMethods(parts),
     ...padMethods(parts),

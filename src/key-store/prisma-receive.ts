@@ -1,6 +1,7 @@
 /** Keys that came whole from another KME: sealed in a block of their own, each key in an assignment of its own, so that each is
  *  delivered, expires and is voided by itself. An ID that was ever seen here is spent for ever. */
 import { timingSafeEqual } from 'node:crypto'
+import type { Clock } from '../kernel/clock.ts'
 import type { Statements } from '../database/database.ts'
 import { violatedConstraint } from '../database/database.ts'
 import { KeyDataAccess } from '../kernel/errors.ts'
@@ -23,6 +24,7 @@ import { appendAudit, finishUnits, masksIn, prepareInsert, type BlockParts } fro
 import { joinUnits, unitsPerKey } from './prisma-open-blocks.ts'
 
 export interface ReceiveParts extends BlockParts {
+  readonly clock: Clock
   readonly random: Random
 }
 
@@ -60,8 +62,12 @@ WITH fresh AS (
 INSERT INTO assignment (aid, role, peer_kme_id, state, master_sae_id, slave_sae_ids, size_bits, key_count, units, fetched, expires_at, ended_at)
 SELECT aid, 'holder', $3, 'VOIDED', $4, $5::text[], 0, 1, '[]', ''::varbit, now(), now() FROM fresh`
 
+/** How long a count of waiting units is believed: with many small blocks it takes long. Keys fetched meanwhile still count, and those that
+ *  another process took in do not. */
+const COUNT_LIFE_MS = 1000
+
 export const receiveMethods = (parts: ReceiveParts): ReceivedKeyStore => {
-  const { database, reader, random, unitSizeBits } = parts
+  const { database, reader, clock, random, unitSizeBits } = parts
 
   /** Tag key, then each key in units of its own, the rest of its last unit zero. */
   const blockOf = ({ keys, bytes }: ReceivedKeys): SecretBytes => {
@@ -161,13 +167,30 @@ export const receiveMethods = (parts: ReceiveParts): ReceivedKeyStore => {
     }
   }
 
-  /** Units that wait for a slave, and those of these keys. */
-  const unitsWith = async ({ peerKmeId, keys }: ReceivedKeys): Promise<number> => {
+  const countWaiting = async (peerKmeId: KmeId): Promise<number> => {
     const [row] = await database.query<{ units: number }>(
       `SELECT coalesce(sum(unit_count - bit_count(done)), 0)::int AS units FROM key_block WHERE state = 'AVAILABLE' AND link_id = $1`,
       [linkOf(peerKmeId)],
     )
-    return keys.reduce((sum, { sizeBits }) => sum + unitsPerKey(sizeBits, unitSizeBits), row?.units ?? 0)
+    return row?.units ?? 0
+  }
+  /** Units of each KME that wait for a slave, as counted lately, and what came in since. */
+  const waiting = new Map<KmeId, { readonly counted: Promise<number>; readonly untilMs: number; added: number }>()
+
+  /** Keeps room for the units of these keys. @returns false when there is none. */
+  const makeRoom = async ({ peerKmeId, keys, heldUnitsMax }: ReceivedKeys): Promise<boolean> => {
+    const units = keys.reduce((sum, { sizeBits }) => sum + unitsPerKey(sizeBits, unitSizeBits), 0)
+    let account = waiting.get(peerKmeId)
+    if (account === undefined || clock.monotonicMs() >= account.untilMs) {
+      account = { counted: countWaiting(peerKmeId), untilMs: clock.monotonicMs() + COUNT_LIFE_MS, added: 0 }
+      waiting.set(peerKmeId, account)
+      // Who comes next counts anew.
+      account.counted.catch(() => waiting.delete(peerKmeId))
+    }
+    const counted = await account.counted
+    if (counted + account.added + units > heldUnitsMax) return false
+    account.added += units
+    return true
   }
 
   const spendUnknown = (statements: Statements, selection: ReceivedSelection): Promise<unknown> => {
@@ -179,9 +202,8 @@ export const receiveMethods = (parts: ReceiveParts): ReceivedKeyStore => {
 
   return {
     receive: async (received) => {
-      // Keys that are here already are not counted twice.
-      const isFull = (await unitsWith(received)) > received.heldUnitsMax
-      if (isFull) return (await isHeld(received)) ? 'held' : 'too-many'
+      // Keys that are here already need no room.
+      if (!(await makeRoom(received))) return (await isHeld(received)) ? 'held' : 'too-many'
       try {
         await store(received)
         return 'held'

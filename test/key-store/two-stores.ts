@@ -25,6 +25,7 @@ import type {
   FetchedKeys,
   IssuedHere,
   KeyStore,
+  ReceivedKeyStore,
   UnitRun,
 } from '../../src/key-store/key-store.ts'
 import { createKeyStore } from '../../src/key-store/prisma-key-store.ts'
@@ -39,7 +40,7 @@ export const CAROL = 'carol' as SaeId
 
 export const silent = createLogger('silent')
 
-const UNIT_SIZE_BITS = 256
+export const UNIT_SIZE_BITS = 256
 const UNIT_BYTES = UNIT_SIZE_BITS / 8
 const LINK = 'link' as LinkId
 export const BURN_AFTER_S = 600
@@ -61,7 +62,7 @@ export interface End {
   readonly kmeId: KmeId
   readonly peerKmeId: KmeId
   readonly processId: string
-  readonly store: KeyStore
+  readonly store: KeyStore & ReceivedKeyStore
   readonly database: Database
 }
 
