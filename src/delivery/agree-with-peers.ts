@@ -12,7 +12,7 @@ import type { KmeId, SaeId } from '../kernel/identifiers.ts'
 import type { Logger } from '../kernel/log.ts'
 import type { Random } from '../kernel/random.ts'
 import type { KeyPool } from '../key-pool/key-pool.ts'
-import { type AssignmentAnswer, type AssignmentOffer, type PeerKme } from '../peer/peer.ts'
+import type { AssignmentAnswer, AssignmentOffer, PeerKme } from '../peer/peer.ts'
 import { KEY_MAY_BE_KNOWN, type Settlement } from './settle-reservations.ts'
 
 /** After how many seconds an SAE should ask again when a peer did not agree. */

@@ -6,18 +6,18 @@ import { createCircuitBreaker } from '../kernel/circuit-breaker.ts'
 import { BadRequest } from '../kernel/errors.ts'
 import type { AssignmentId } from '../kernel/identifiers.ts'
 import type { Logger } from '../kernel/log.ts'
-import {
-  type AbortAnswer,
-  type AssignmentAnswer,
-  type AssignmentOffer,
-  type BlockAnswer,
-  type BlockProposal,
-  type FloodingPartner,
-  type PeerKme,
-  type PeerStatus,
-  type RelayPartner,
-  type Retirement,
-  type RetirementAnswer,
+import type {
+  AbortAnswer,
+  AssignmentAnswer,
+  AssignmentOffer,
+  BlockAnswer,
+  BlockProposal,
+  FloodingPartner,
+  PeerKme,
+  PeerStatus,
+  RelayPartner,
+  Retirement,
+  RetirementAnswer,
 } from './peer.ts'
 import {
   createSessionClient,

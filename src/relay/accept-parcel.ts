@@ -11,14 +11,14 @@ import type { SecretBytes } from '../kernel/secret-bytes.ts'
 import type { KeyPool } from '../key-pool/key-pool.ts'
 import { unitCountOf } from '../key-pool/key-pool.ts'
 import type { PadRedeemed, PadStore } from '../key-store/key-store.ts'
-import {
-  type RelayAnswer,
-  type RelayCheck,
-  type RelayCheckAnswer,
-  type RelayParcel,
-  type RelayPartner,
-  type RelayRefusal,
-  type RelayRefused,
+import type {
+  RelayAnswer,
+  RelayCheck,
+  RelayCheckAnswer,
+  RelayParcel,
+  RelayPartner,
+  RelayRefusal,
+  RelayRefused,
 } from '../peer/peer.ts'
 import { readRelayAnswer, writeRelayAnswer } from '../peer/wire.ts'
 import { answerTag, decryptFromHop, digestOf } from './hop-cipher.ts'

@@ -5,7 +5,7 @@ import { KeyNotFound, PeerUnavailable } from '../../src/kernel/errors.ts'
 import type { BlockId, KmeId } from '../../src/kernel/identifiers.ts'
 import { systemClock, type Clock } from '../../src/kernel/clock.ts'
 import { systemRandom } from '../../src/kernel/random.ts'
-import { type Retirement, type RetirementAnswer } from '../../src/peer/peer.ts'
+import type { Retirement, RetirementAnswer } from '../../src/peer/peer.ts'
 import {
   addBlock,
   ALICE,

@@ -8,7 +8,7 @@ import { CallFailed } from '../../src/kernel/call-failed.ts'
 import { KeyDataAccess, KeyNotFound, KeysExhausted, PeerUnavailable, UnknownSlave } from '../../src/kernel/errors.ts'
 import { systemClock, type Clock } from '../../src/kernel/clock.ts'
 import type { KeyId, KmeId, SaeId } from '../../src/kernel/identifiers.ts'
-import { type AssignmentAnswer, type AssignmentOffer, type PeerKme } from '../../src/peer/peer.ts'
+import type { AssignmentAnswer, AssignmentOffer, PeerKme } from '../../src/peer/peer.ts'
 import {
   fetchableAt,
   fetchBy,

@@ -9,7 +9,7 @@ import { createMemoryKeyPool } from '../../src/key-pool/memory-key-pool.ts'
 import { UNSHARED } from '../key-pool/key-pool.contract.ts'
 import { unitCountOf, type KeyPool } from '../../src/key-pool/key-pool.ts'
 import { createLending, type Lending } from '../../src/link/lend-units.ts'
-import { type PeerKme } from '../../src/peer/peer.ts'
+import type { PeerKme } from '../../src/peer/peer.ts'
 import {
   addBlock,
   claimUnits,

@@ -5,7 +5,7 @@ import type { Database } from '../../src/database/database.ts'
 import { CallFailed } from '../../src/kernel/call-failed.ts'
 import { Conflict, KeyNotFound, PeerUnavailable, Unavailable } from '../../src/kernel/errors.ts'
 import type { AvailableUnits, KeyStore } from '../../src/key-store/key-store.ts'
-import { type PeerKme } from '../../src/peer/peer.ts'
+import type { PeerKme } from '../../src/peer/peer.ts'
 import {
   addBlock,
   ALICE,

@@ -306,12 +306,12 @@ describe('afterwards', () => {
     const statesAtRest = async (): Promise<unknown> => {
       resumeDevices()
       for (const [one, other] of SHARING) {
+        const admin = await network.admin(one)
         await eventually(`${one} has enough keys shared with ${other}`, async () => {
-          const admin = await network.admin(one)
           const { deliverable, lowWatermark } = (await admin.get(`/api/v1/pools/${other}`)).json
-          admin.close()
           return Number(deliverable) >= Number(lowWatermark)
         })
+        admin.close()
       }
       pauseDevices()
       let [last, sinceMs] = ['', 0]

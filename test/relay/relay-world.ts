@@ -17,7 +17,7 @@ import { createMemoryKeyPool } from '../../src/key-pool/memory-key-pool.ts'
 import type { KeyStore, PadStore, RelayPolicy, ShareStore, UnitRun } from '../../src/key-store/key-store.ts'
 import { createKeyStore } from '../../src/key-store/prisma-key-store.ts'
 import { createBlockAgreement } from '../../src/link/agree-block.ts'
-import { type PeerKme, type RelayAnswer, type RelayParcel, type RelayPartner } from '../../src/peer/peer.ts'
+import type { PeerKme, RelayAnswer, RelayParcel, RelayPartner } from '../../src/peer/peer.ts'
 import {
   readRelayAnswer,
   readRelayCheck,
