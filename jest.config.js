@@ -1,8 +1,8 @@
 export default {
   testEnvironment: 'node',
   testMatch: ['<rootDir>/test/**/*.test.ts'],
-  // npm run test:power-cut, npm run test:bb84
-  testPathIgnorePatterns: ['/node_modules/', '/power-cut\\.test\\.ts$', '<rootDir>/test/bb84-long/'],
+  // npm run test:chaos, npm run test:power-cut, npm run test:bb84
+  testPathIgnorePatterns: ['/node_modules/', '\\.chaos\\.test\\.ts$', '/power-cut\\.test\\.ts$', '<rootDir>/test/bb84-long/'],
   extensionsToTreatAsEsm: ['.ts'],
   transform: {
     '^.+\\.ts$': [

@@ -8,6 +8,7 @@ import type { RunningPoolWatch } from '../../src/key-pool/watch-pools.ts'
 import { settle } from '../key-pool/pool-world.ts'
 import { eventually } from '../setup/eventually.ts'
 import { contract, createAdminWorld, kmeId, levelOf, type AdminWorld } from './admin-world.ts'
+import { timeLimitMs } from '../setup/time-limit.ts'
 
 const HOUR_MS = 3_600_000
 
@@ -189,11 +190,11 @@ describe('the stream of pool changes', () => {
     const { world, levels, open, pass } = await streaming()
     const stream = await open(await world.token(['pool:read']))
     expect(stream.response.headers).toMatchObject({ 'content-type': 'text/event-stream', 'cache-control': 'no-store' })
-    await eventually('the first event', () => stream.pools().length === 1, 5000)
+    await eventually('the first event', () => stream.pools().length === 1, timeLimitMs(5000))
     await pass(3)
     levels[0] = levelOf(kmeId('kme-a'), 25, 0)
     await pass(1)
-    await eventually('the change', () => mines(stream).includes(25), 5000)
+    await eventually('the change', () => mines(stream).includes(25), timeLimitMs(5000))
     expect(new Set(mines(stream))).toEqual(new Set([10, 25]))
     expect(stream.pools().length).toBeLessThanOrEqual(3)
     contract.checkResponse('GET', '/api/v1/pools/events', 200, 'text/event-stream', stream.text())
@@ -206,7 +207,7 @@ describe('the stream of pool changes', () => {
     await pass(14)
     expect(stream.text()).not.toMatch(/^:/m)
     await pass(2)
-    await eventually('the comment', () => /^: /m.test(stream.text()), 5000)
+    await eventually('the comment', () => /^: /m.test(stream.text()), timeLimitMs(5000))
   })
 
   it('ends when the token expires', async () => {
@@ -215,7 +216,7 @@ describe('the stream of pool changes', () => {
     await pass(19)
     expect(stream.ended()).toBe(false)
     await pass(1)
-    await eventually('the end', stream.ended, 5000)
+    await eventually('the end', stream.ended, timeLimitMs(5000))
     expect(stream.response.complete).toBe(true)
   })
 
@@ -226,7 +227,7 @@ describe('the stream of pool changes', () => {
     expect(streams.map(({ response }) => response.statusCode)).toEqual([200, 200, 503])
     expect(streams[2]!.response.headers).toMatchObject({ 'content-type': 'application/problem+json', 'retry-after': '10' })
     streams[0]!.response.destroy()
-    await eventually('a place is free', async () => (await open(token)).response.statusCode === 200, 5000)
+    await eventually('a place is free', async () => (await open(token)).response.statusCode === 200, timeLimitMs(5000))
   })
 
   it('ends for all when the KME stops, and none begins', async () => {
@@ -234,7 +235,7 @@ describe('the stream of pool changes', () => {
     const token = await world.token(['pool:read'])
     const stream = await open(token)
     world.parts.streams.end()
-    await eventually('the end', stream.ended, 5000)
+    await eventually('the end', stream.ended, timeLimitMs(5000))
     expect(stream.response.complete).toBe(true)
     expect((await open(token)).response.statusCode).toBe(503)
   })

@@ -8,6 +8,7 @@ import { systemClock } from '../../src/kernel/clock.ts'
 import { createContract } from '../openapi/contract.ts'
 import { eventually, type KmeProcess, type SaeClient } from '../network/network.ts'
 import { exchange, keysBothWays, KMES, securityAccounts, startBb84Network, type Bb84Network } from './bb84-network.ts'
+import { timeLimitMs } from '../setup/time-limit.ts'
 
 let world: Bb84Network
 let alice: SaeClient
@@ -120,7 +121,7 @@ describe('two KMEs joined by a BB84 link', () => {
       const { child, log } = world.network.running.get(name) as KmeProcess
       const stoppingMs = systemClock.monotonicMs()
       await world.network.stop(name)
-      expect(systemClock.monotonicMs() - stoppingMs).toBeLessThan(5000)
+      expect(systemClock.monotonicMs() - stoppingMs).toBeLessThan(timeLimitMs(5000))
       // It ended by itself, so nothing was left open; and no part of it had to be left behind.
       expect([child.exitCode, child.signalCode]).toEqual([0, null])
       expect(log()).not.toContain('stopping without waiting')

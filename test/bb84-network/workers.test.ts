@@ -12,6 +12,7 @@ import {
   type Bb84Network,
   type KmeName,
 } from './bb84-network.ts'
+import { timeLimitMs } from '../setup/time-limit.ts'
 
 let redis: Awaited<ReturnType<typeof startRedis>>
 let world: Bb84Network
@@ -74,6 +75,6 @@ describe('a BB84 link of KMEs with two workers each', () => {
     await world.moreBlocks(1)
     const stoppingMs = systemClock.monotonicMs()
     await Promise.all(KMES.map((name) => world.network.stop(name)))
-    expect(systemClock.monotonicMs() - stoppingMs).toBeLessThan(10_000)
+    expect(systemClock.monotonicMs() - stoppingMs).toBeLessThan(timeLimitMs(10_000))
   })
 })

@@ -11,6 +11,7 @@ import { exportPrivateKey, openSigner, signCertificate, type Signer } from '../.
 import { eventually, type SaeClient } from '../network/network.ts'
 import { alteredCertificate, hostileChanges, testAuthority, type CertificateAndKey } from '../pki/hostile-certificates.ts'
 import { expectVerdict, judged, K, OK, sendRaw, startJudgedNetwork, type JudgedNetwork } from './judged-network.ts'
+import { timeLimitMs } from '../setup/time-limit.ts'
 
 const STATUS = `${K}bob/status`
 const RAW_STATUS = `GET ${STATUS} HTTP/1.1\r\nHost: kme\r\n\r\n`
@@ -133,7 +134,7 @@ describe('an oversized certificate', () => {
     const large = await alteredAlice({ uris: [`https://example.org/${'a'.repeat(65_536)}`, 'urn:kme:sae:alice'] })
     const startMs = systemClock.monotonicMs()
     await Promise.all(Array.from({ length: 10 }, () => knock(identity(large))))
-    expect(systemClock.monotonicMs() - startMs).toBeLessThan(3000)
+    expect(systemClock.monotonicMs() - startMs).toBeLessThan(timeLimitMs(3000))
     expectVerdict(await test.alice.get(STATUS), OK)
   })
 })
@@ -158,7 +159,7 @@ describe('taking a certificate back', () => {
     const startMs = systemClock.monotonicMs()
     await test.network.authorities.revoke(revoked.serial)
     await closed
-    expect(systemClock.monotonicMs() - startMs).toBeLessThan(1000)
+    expect(systemClock.monotonicMs() - startMs).toBeLessThan(timeLimitMs(1000))
     expect(await knock(identity(revoked))).toMatchObject({ statuses: [], closed: true })
     expect(other.socket.destroyed).toBe(false)
     other.socket.destroy()
@@ -172,7 +173,7 @@ describe('taking a certificate back', () => {
     const startMs = systemClock.monotonicMs()
     expect((await admin.post('/api/v1/saes/alice/disable', {})).status).toBe(200)
     await closed
-    expect(systemClock.monotonicMs() - startMs).toBeLessThan(1000)
+    expect(systemClock.monotonicMs() - startMs).toBeLessThan(timeLimitMs(1000))
     expectVerdict(await clientWith(certificate).get(STATUS), { status: 401 })
     expect((await admin.post('/api/v1/saes/alice/enable', {})).status).toBe(200)
     expectVerdict(await clientWith(certificate).get(STATUS), OK)
@@ -185,7 +186,7 @@ describe('taking a certificate back', () => {
       sendRaw({ port: ports.get('kme-a')!.peer, ca, ...identity(second) }, 'GET /kme/v1/hello HTTP/1.1\r\nHost: kme\r\n\r\n', 1)
     expect((await hello()).statuses).toEqual([200])
     await authorities.revoke(second.serial)
-    await eventually('the revocation is read', async () => (await hello()).statuses.length === 0, 1000)
+    await eventually('the revocation is read', async () => (await hello()).statuses.length === 0, timeLimitMs(1000))
   })
 })
 

@@ -184,7 +184,7 @@ export const sendRaw = (options: ConnectionOptions, bytes: string | Buffer, answ
       resolve({ text, statuses: statuses(), closed, connected })
     }
     // A safety net, not a wait: a row that runs into it fails on `closed`.
-    const limit = setTimeout(() => finish(false), 8_000)
+    const limit = setTimeout(() => finish(false), 30_000)
     socket.on('data', (chunk: Buffer) => {
       text += chunk.toString('latin1')
       if (statuses().length >= answers && text.endsWith(text.includes('Content-Length: 0') ? '\r\n\r\n' : '}')) finish(false)

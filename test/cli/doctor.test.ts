@@ -261,7 +261,7 @@ describe('clock', () => {
     const seen = found.find((text) => text.startsWith(`${level} database: this machine's clock is `))
     expect(seen).toContain(` s ${where} that of the database`)
     // Asking takes a moment on a busy machine.
-    expect(Math.abs(Number(/is ([0-9.]+) s/.exec(seen ?? '')?.[1]) - Math.abs(aheadMs) / 1000)).toBeLessThan(1.5)
+    expect(Math.abs(Number(/is ([0-9.]+) s/.exec(seen ?? '')?.[1]) - Math.abs(aheadMs) / 1000)).toBeLessThan(5)
     expect(found).toContainEqual(
       expect.stringMatching(new RegExp(`^${level} peers: this machine's clock is [0-9.]+ s .* that of kme-b$`)),
     )

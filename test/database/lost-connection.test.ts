@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals'
 import { openDatabase, untilItAnswers, type Database } from '../../src/database/database.ts'
 import { systemClock, type Clock } from '../../src/kernel/clock.ts'
+import { timeLimitMs } from '../setup/time-limit.ts'
 import { startTcpProxy } from '../setup/tcp-proxy.ts'
 import { createTestDatabase, type TestDatabase } from '../setup/test-database.ts'
 
@@ -49,7 +50,7 @@ it('a database that has gone silent keeps nobody from stopping: its connections 
   )
   await new Promise(setImmediate)
   const over = new AbortController()
-  const late = systemClock.sleep(4000, over.signal).then(() => 'late')
+  const late = systemClock.sleep(timeLimitMs(4000), over.signal).then(() => 'late')
   await expect(Promise.race([silenced[Symbol.asyncDispose]().then(() => 'disposed'), late])).resolves.toBe('disposed')
   await expect(Promise.race([unanswered, late])).resolves.toBe('lost')
   expect(sockets()).toBeLessThan(before)

@@ -29,6 +29,7 @@ import {
   type Place,
   type RunningDemo,
 } from './demo-process.ts'
+import { timeLimitMs } from '../setup/time-limit.ts'
 
 const run = promisify(execFile)
 const LAYOUT = layoutOf(DEFAULT_SHAPE)
@@ -214,7 +215,7 @@ describe('the demo network', () => {
     const pids = Object.values(pidsOf(place))
     const { status, tookMs } = await demo.stop('SIGTERM', 'SIGINT')
     expect(status).toBe(0)
-    expect(tookMs).toBeLessThan(10_000)
+    expect(tookMs).toBeLessThan(timeLimitMs(10_000))
     expect(pids.filter(isRunning)).toEqual([])
 
     demo = await startDemo(place)
@@ -226,14 +227,14 @@ describe('the demo network', () => {
     const pids = Object.values(pidsOf(place))
     expect(pids).toHaveLength(7)
     await demo.stop('SIGKILL')
-    await eventually('every child has ended', () => !pids.some(isRunning), 10_000)
+    await eventually('every child has ended', () => !pids.some(isRunning), timeLimitMs(10_000))
     await requireFreePorts(place.basePort, LAYOUT)
 
     // Without waiting for READY: a stop in the middle of a start is a stop as well.
     const again = await startedUpTo(place, 'quantum channels and KMEs')
     const { status, tookMs } = await again.stop('SIGINT')
     expect(status).toBe(0)
-    expect(tookMs).toBeLessThan(10_000)
+    expect(tookMs).toBeLessThan(timeLimitMs(10_000))
     await requireFreePorts(place.basePort, LAYOUT)
   })
 })

@@ -10,6 +10,7 @@ import { fileURLToPath } from 'node:url'
 import pg from 'pg'
 import { startEmbeddedPostgres, type EmbeddedPostgres } from '../../src/embedded-postgres/embedded-postgres.ts'
 import { runStatement } from '../setup/run-statement.ts'
+import { timeLimitMs } from '../setup/time-limit.ts'
 
 const KEEP_SERVER = fileURLToPath(new URL('keep-server.ts', import.meta.url))
 
@@ -122,7 +123,7 @@ describe('startEmbeddedPostgres', () => {
     await client.connect()
     const before = performance.now()
     await server.stop()
-    expect(performance.now() - before).toBeLessThan(10_000)
+    expect(performance.now() - before).toBeLessThan(timeLimitMs(10_000))
     expect(await findServers()).toEqual([])
     await lost
   })

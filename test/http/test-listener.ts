@@ -219,7 +219,7 @@ export const sendRaw = async (
       resolve({ ...outcome, closed })
     }
     // A safety net, not a wait: a row that runs into it fails on `closed`.
-    const limit = setTimeout(() => finish(false), 9_000)
+    const limit = setTimeout(() => finish(false), 30_000)
     socket.on('data', (chunk: Buffer) => {
       outcome.text += chunk.toString('latin1')
       outcome.statuses = [...outcome.text.matchAll(/HTTP\/1\.1 (\d{3}) /g)].map((match) => Number(match[1]))

@@ -12,6 +12,7 @@ import { createLogger } from '../../src/kernel/log.ts'
 import { systemRandom } from '../../src/kernel/random.ts'
 import { eventually } from '../setup/eventually.ts'
 import { createTestDatabase, type TestDatabase } from '../setup/test-database.ts'
+import { timeLimitMs } from '../setup/time-limit.ts'
 
 const X = 'kme-x' as KmeId
 const Y = 'kme-y' as KmeId
@@ -143,7 +144,7 @@ it('a neighbour that answers none of many delays those to another one not at all
     await eventually('X has as many as it can take', () => postedToX === CONNECTIONS_PER_NEIGHBOUR)
     await transfers.tell(Y, message)
     messenger.wake()
-    await eventually('Y is told', () => toldY === 1, 5000)
+    await eventually('Y is told', () => toldY === 1, timeLimitMs(5000))
     expect(postedToX).toBe(CONNECTIONS_PER_NEIGHBOUR)
   } finally {
     stop.abort()

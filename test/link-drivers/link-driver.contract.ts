@@ -4,6 +4,7 @@ import type { KeyBlock, LinkDriver } from '../../src/link/link.ts'
 import { eventually } from '../setup/eventually.ts'
 import { describeBlock, read, takeBlocks } from './reader.ts'
 import type { Reader } from './reader.ts'
+import { timeLimitMs } from '../setup/time-limit.ts'
 
 /** A link with a driver at each end and a device that keeps producing blocks without loss or corruption. */
 export interface LinkRig {
@@ -134,7 +135,7 @@ export const describeLinkDriver = (name: string, setup: (options: RigOptions) =>
       const startMs = performance.now()
       await reader.stop()
       await ended
-      expect(performance.now() - startMs).toBeLessThan(500)
+      expect(performance.now() - startMs).toBeLessThan(timeLimitMs(500))
     })
 
     it('ends at once when it is told to before it starts', async () => {

@@ -16,6 +16,7 @@ import { describeBlock, read, takeBlocks } from './reader.ts'
 import type { Reader } from './reader.ts'
 import { block, hello, startScriptedDevice } from './scripted-device.ts'
 import type { DeviceConnection, ScriptedDevice } from './scripted-device.ts'
+import { timeLimitMs } from '../setup/time-limit.ts'
 
 describe('tcp driver, against a device whose frames are written by hand', () => {
   let device: ScriptedDevice
@@ -341,7 +342,7 @@ describe('tcp driver, when it cannot connect', () => {
     const startMs = performance.now()
     await reader.stop()
     await ended
-    expect(performance.now() - startMs).toBeLessThan(5_000)
+    expect(performance.now() - startMs).toBeLessThan(timeLimitMs(5_000))
     expect(reader.events).toEqual([])
   })
 

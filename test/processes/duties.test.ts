@@ -9,6 +9,7 @@ import { openProcesses } from '../../src/processes/prisma-processes.ts'
 import type { Processes } from '../../src/processes/processes.ts'
 import { eventually } from '../setup/eventually.ts'
 import { createTestDatabase, type TestDatabase } from '../setup/test-database.ts'
+import { timeLimitMs } from '../setup/time-limit.ts'
 
 let stored: TestDatabase
 let database: Database
@@ -114,7 +115,7 @@ describe('a duty', () => {
     stopping.abort()
     await held
     await eventually('b begins', () => events.includes('b begins'))
-    expect(systemClock.monotonicMs() - stoppedMs).toBeLessThan(2000)
+    expect(systemClock.monotonicMs() - stoppedMs).toBeLessThan(timeLimitMs(2000))
     other.abort()
     await waiting
     expect(events).toEqual(['a begins', 'a ends', 'b begins', 'b ends'])
@@ -128,7 +129,7 @@ describe('a duty', () => {
     await eventually('a begins', () => events.length === 1)
     holding.push(b.processes.hold('link:x', recordWork(events, 'b'), stopping.signal))
     a.cut(true)
-    await eventually('b begins', () => events.includes('b begins'), 10_000)
+    await eventually('b begins', () => events.includes('b begins'), timeLimitMs(10_000))
     expect(events).toEqual(['a begins', 'a ends', 'b begins'])
     a.cut(false)
     await eventually('a sees who has it', () => a.processes.reports().get('link:x')?.processId === b.processes.processId)
@@ -145,9 +146,9 @@ describe('a duty', () => {
     await eventually('a begins', () => events.length === 1)
     holding.push(b.processes.hold('link:x', recordWork(events, 'b'), stopping.signal))
     a.freeze()
-    await eventually('b begins', () => events.includes('b begins'), 10_000)
+    await eventually('b begins', () => events.includes('b begins'), timeLimitMs(10_000))
     a.thaw()
-    await eventually('a ends', () => events.includes('a ends'), 500)
+    await eventually('a ends', () => events.includes('a ends'), timeLimitMs(500))
     // The renewal that it sent before it froze and whose answer it reads now gives it nothing back.
     await eventually('a sees who has it', () => a.processes.reports().get('link:x')?.processId === b.processes.processId)
     expect(events).toEqual(['a begins', 'b begins', 'a ends'])
@@ -162,7 +163,7 @@ describe('a duty', () => {
     const holding = a.processes.hold('link:x', recordWork(events, 'a'), stopping.signal)
     await eventually('a begins', () => events.length === 1)
     await database.query(`UPDATE duty SET process_id = gen_random_uuid(), until = now() + interval '20 seconds'`)
-    await eventually('a ends', () => events.includes('a ends'), 2500)
+    await eventually('a ends', () => events.includes('a ends'), timeLimitMs(2500))
     stopping.abort()
     await holding
     expect(events).toEqual(['a begins', 'a ends'])
@@ -205,7 +206,7 @@ describe('a duty', () => {
       const holder = many.find(({ processes }) => holders.has(processes.processId))!
       const before = begun
       holder.cut(true)
-      await eventually(`others go on, round ${round}`, () => begun > before, 15_000)
+      await eventually(`others go on, round ${round}`, () => begun > before, timeLimitMs(15_000))
       holder.cut(false)
     }
     stopping.abort()
@@ -221,9 +222,9 @@ describe('processes', () => {
     await eventually('a sees all', () => seenByA().length === 3)
     expect(new Set(seenByA())).toEqual(new Set([a, b, c].map(({ processes }) => processes.processId)))
     await b.stop()
-    await eventually('b is gone', () => seenByA().length === 2, 3000)
+    await eventually('b is gone', () => seenByA().length === 2, timeLimitMs(3000))
     c.cut(true)
-    await eventually('c is not seen any more', () => seenByA().length === 1, 10_000)
+    await eventually('c is not seen any more', () => seenByA().length === 1, timeLimitMs(10_000))
     expect(seenByA()).toEqual([a.processes.processId])
   })
 
@@ -234,15 +235,15 @@ describe('processes', () => {
     await eventually('a has it', () => a.processes.reports().has('link:x'))
     a.processes.report('link:x', { state: 'up', qber: 0.02 })
     expect(a.processes.reports().get('link:x')?.report).toEqual({ state: 'up', qber: 0.02 })
-    await eventually('b reads it', () => b.processes.reports().get('link:x')?.report !== undefined, 4000)
+    await eventually('b reads it', () => b.processes.reports().get('link:x')?.report !== undefined, timeLimitMs(4000))
     expect(b.processes.reports().get('link:x')).toMatchObject({
       processId: a.processes.processId,
       report: { state: 'up', qber: 0.02 },
     })
-    expect(b.processes.reports().get('link:x')!.ageMs).toBeLessThan(3000)
+    expect(b.processes.reports().get('link:x')!.ageMs).toBeLessThan(timeLimitMs(3000))
     stopping.abort()
     await holding
-    await eventually('nobody holds it', () => !b.processes.reports().has('link:x'), 4000)
+    await eventually('nobody holds it', () => !b.processes.reports().has('link:x'), timeLimitMs(4000))
   })
 
   it('add up what they count', async () => {
@@ -262,6 +263,6 @@ describe('processes', () => {
     await eventually('it could not say so', () => a.processes.alive()[0]!.seenAgeMs > 1200)
     a.processes.count('blocks', 4)
     a.cut(false)
-    await eventually('all is there', () => a.processes.figures().get('blocks')?.total === 7, 4000)
+    await eventually('all is there', () => a.processes.figures().get('blocks')?.total === 7, timeLimitMs(4000))
   })
 })

@@ -15,6 +15,7 @@ import {
   type Ports,
   type SaeClient,
 } from '../network/network.ts'
+import { timeLimitMs } from '../setup/time-limit.ts'
 
 interface Kme {
   readonly processes: readonly { processId: string; pid: number; duties: string[] }[]
@@ -111,7 +112,7 @@ describe('two processes of one KME', () => {
       const answer = await anna.get('/api/v1/keys/bob/status').catch(() => undefined)
       return answer === undefined || answer.status === 401
     })
-    expect(systemClock.monotonicMs() - disabledMs).toBeLessThan(1300)
+    expect(systemClock.monotonicMs() - disabledMs).toBeLessThan(timeLimitMs(1300))
     const again = await network.saeAt(where, 'anna')
     expect((await again.get('/api/v1/keys/bob/enc_keys')).status).toBe(401)
     await admin.post('/api/v1/saes/anna/enable')
@@ -169,13 +170,13 @@ describe('two processes of one KME', () => {
       await eventually(
         'the other has the link',
         async () => ![undefined, pid].includes(await holderOf(other, 'link:a-b')),
-        10_000,
+        timeLimitMs(10_000),
       )
-      await eventually('keys come in again', isUpAt(other), 5000)
+      await eventually('keys come in again', isUpAt(other), timeLimitMs(5000))
     } finally {
       process.kill(pid, 'SIGCONT')
     }
-    await eventually('the thawed one knows', async () => (await holderOf(holder, 'link:a-b')) !== pid, 2000)
+    await eventually('the thawed one knows', async () => (await holderOf(holder, 'link:a-b')) !== pid, timeLimitMs(2000))
     await eventually('both show the link up', async () => (await isUpAt(holder)()) && (await isUpAt(other)()))
     expect(await holderOf(holder, 'link:a-b')).toBe(await holderOf(other, 'link:a-b'))
   })
@@ -192,8 +193,8 @@ describe('two processes of one KME', () => {
       const holder = await holderOf(survivor, 'link:a-b')
       return holder !== undefined && holder !== pid && (await isUpAt(survivor)())
     })
-    expect(systemClock.monotonicMs() - killedMs).toBeLessThan(10_000)
-    await eventually('the dead one is gone', async () => (await kmeAt(survivor)).processes.length === 1, 8000)
+    expect(systemClock.monotonicMs() - killedMs).toBeLessThan(timeLimitMs(10_000))
+    await eventually('the dead one is gone', async () => (await kmeAt(survivor)).processes.length === 1, timeLimitMs(8000))
     const names = async (): Promise<unknown[]> => (await alarmsAt(survivor)).map(({ name }) => name)
     await eventually('one process needs no Redis', async () => !(await names()).includes(WITHOUT_REDIS))
   })

@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, it } from '@jest/globals'
 import { systemClock } from '../../src/kernel/clock.ts'
 import { eventually, keysOf, startNetwork, type KmeProcess, type Network, type SaeClient } from '../network/network.ts'
 import { startRedis } from '../setup/redis-servers.ts'
+import { timeLimitMs } from '../setup/time-limit.ts'
 
 const WORKERS = 2
 
@@ -94,13 +95,13 @@ describe('a KME with workers', () => {
   it('goes on when one of them is killed, and starts another', async () => {
     const [victim, ...others] = await pids()
     process.kill(victim!, 'SIGKILL')
-    await eventually('a key', issueOne, 10_000)
+    await eventually('a key', issueOne, timeLimitMs(10_000))
     await eventually('another is there', async () => {
       const now = await pids()
       return now.length === WORKERS && !now.includes(victim!) && others.every((pid) => now.includes(pid))
     })
     await eventually('the log says so', () => kme.log().includes('a worker ended; starting it again'))
-    await eventually('a key again', issueOne, 10_000)
+    await eventually('a key again', issueOne, timeLimitMs(10_000))
   })
 
   it('stops all of them within 10 s', async () => {
@@ -109,7 +110,7 @@ describe('a KME with workers', () => {
     await alice.get('/api/v1/keys/bob/status')
     const stoppingMs = systemClock.monotonicMs()
     await kme.stop()
-    expect(systemClock.monotonicMs() - stoppingMs).toBeLessThan(10_000)
+    expect(systemClock.monotonicMs() - stoppingMs).toBeLessThan(timeLimitMs(10_000))
     expect(kme.child.exitCode).toBe(0)
     expect(all.filter(isRunning)).toEqual([])
     expect(kme.log().match(/"KME stopped"/g)).toHaveLength(WORKERS)
@@ -123,7 +124,7 @@ describe('a KME with workers', () => {
       return now.length === WORKERS ? now : undefined
     })
     await kme.kill()
-    await eventually('they are gone', () => !all.some(isRunning), 10_000)
+    await eventually('they are gone', () => !all.some(isRunning), timeLimitMs(10_000))
     expect(kme.log().match(/"KME stopped"/g)).toHaveLength(WORKERS)
   })
 
@@ -135,7 +136,7 @@ describe('a KME with workers', () => {
       return now.length === WORKERS ? now : undefined
     })
     kme.child.stdin!.end()
-    await eventually('they are gone', () => kme.child.exitCode === 0 && !all.some(isRunning), 10_000)
+    await eventually('they are gone', () => kme.child.exitCode === 0 && !all.some(isRunning), timeLimitMs(10_000))
   })
 
   it('does not start when a worker cannot', async () => {

@@ -4,6 +4,7 @@ import { connect } from 'node:net'
 import type { HelloFrame, PhotonFrame, PhotonFrameType } from '../../src/bb84/photon-wire.ts'
 import { createPhotonDecoder, encodePhotonFrame } from '../../src/bb84/photon-wire.ts'
 import { eventually } from '../setup/eventually.ts'
+import { timeLimitMs } from '../setup/time-limit.ts'
 
 export type Station = Awaited<ReturnType<typeof connectStation>>
 
@@ -31,9 +32,9 @@ export const connectStation = async (port: number) => {
           const index = inbox.findIndex((frame) => frame.type === type)
           return index < 0 ? undefined : (inbox.splice(index, 1)[0] as Extract<PhotonFrame, { type: T }>)
         },
-        10_000,
+        timeLimitMs(10_000),
       ),
-    closed: () => eventually('the connection ends', () => closed, 10_000),
+    closed: () => eventually('the connection ends', () => closed, timeLimitMs(10_000)),
     end: () => socket.destroy(),
   }
 }

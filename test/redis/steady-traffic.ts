@@ -1,12 +1,13 @@
 /** Keys drawn and fetched in both directions at a moderate pace, so that no pool runs dry and every refusal has another reason. */
 import { systemClock } from '../../src/kernel/clock.ts'
 import { keysOf, type Network } from '../network/network.ts'
+import { timeLimitMs } from '../setup/time-limit.ts'
 import { createAccount } from '../soak/account.ts'
 import { createPlan } from '../soak/plan.ts'
 
 const KEYS_MAX = 4
 const PACE_MS = 5
-const DEADLINE_MS = 30_000
+const DEADLINE_MS = timeLimitMs(10_000)
 const DIRECTIONS = [
   ['alice', 'bob'],
   ['bob', 'alice'],
