@@ -12,6 +12,6 @@ export default {
   },
   globalSetup: '<rootDir>/test/setup/start-stack.ts',
   globalTeardown: '<rootDir>/test/setup/stop-stack.ts',
-  testTimeout: 120_000,
+  testTimeout: 300_000,
   maxWorkers: 2,
 }

@@ -253,23 +253,19 @@ describe('the stream of pool changes', () => {
     // Many pools make long events; the system takes some of them in before it refuses more.
     for (let i = 1; i < 2000; i += 1) levels.push(levelOf(kmeId(`kme-${i}`), 10, 0))
     const token = headers.authorization.slice('Bearer '.length)
-    await eventually(
-      'its place is free',
-      async () => {
-        levels[0] = levelOf(kmeId('kme-a'), levels[0]!.mine + 1, 0)
-        await pass(1)
-        const other = get({
-          port,
-          host: '127.0.0.1',
-          path: '/api/v1/pools/events',
-          headers: { authorization: `Bearer ${token}` },
-          agent: false,
-        })
-        const [answer] = (await once(other, 'response')) as [IncomingMessage]
-        other.destroy()
-        return answer.statusCode === 200
-      },
-      20_000,
-    )
+    await eventually('its place is free', async () => {
+      levels[0] = levelOf(kmeId('kme-a'), levels[0]!.mine + 1, 0)
+      await pass(1)
+      const other = get({
+        port,
+        host: '127.0.0.1',
+        path: '/api/v1/pools/events',
+        headers: { authorization: `Bearer ${token}` },
+        agent: false,
+      })
+      const [answer] = (await once(other, 'response')) as [IncomingMessage]
+      other.destroy()
+      return answer.statusCode === 200
+    })
   })
 })

@@ -179,5 +179,5 @@ onLinux("the memory of Bob's process", () => {
     bob.send({ hex: pulses?.bytes.subarray(1003, 1050).toString('hex') })
     await once(bob, 'message')
     expect(findIn(memoryOf(bob.pid as number), [...late, known])).toEqual(['pulses', 'the pre-shared secret'])
-  }, 60_000)
+  })
 })

@@ -51,7 +51,7 @@ describe('one flipped bit', () => {
     expect(Object.keys(tally.flipsByMessage)).toHaveLength(SAID.length)
     // Not everything ended with the first message.
     expect(tally.unharmedBlocks).toBeGreaterThan(30)
-  }, 120_000)
+  })
 })
 
 describe('a message', () => {

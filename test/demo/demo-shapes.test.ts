@@ -84,5 +84,5 @@ describe('kme demo', () => {
     } finally {
       await demo.stop('SIGTERM')
     }
-  }, 300_000)
+  })
 })

@@ -11,9 +11,9 @@ describe('100 clients at each end asking at once for both directions', () => {
   beforeAll(async () => {
     network = await startNetwork({ rateBlocksPerS: 100, keys: { lendFloor: 16 } })
     const alice = await network.sae('alice')
-    await eventually('stock for everybody', async () => (await storedKeys(alice, 'bob')) > 2000, 60_000)
+    await eventually('stock for everybody', async () => (await storedKeys(alice, 'bob')) > 2000)
     network.devices.setRate(5)
-  }, 90_000)
+  })
   afterAll(async () => {
     await network?.[Symbol.asyncDispose]()
   })
@@ -51,5 +51,5 @@ describe('100 clients at each end asking at once for both directions', () => {
     expect(new Set(received.map((key) => key.key)).size).toBe(received.length)
     await quieten(network)
     await expectBalanced(network)
-  }, 120_000)
+  })
 })

@@ -33,7 +33,7 @@ beforeAll(async () => {
   carol = await network.sae('carol', 'kme-c')
   await eventually('keys by relay', async () => (await storedKeys(alice, 'carol')) > 0)
   await eventually('two ways', async () => (await ask({ extension_mandatory: [{ openkme_paths: 2 }] })).status === 200)
-}, 120_000)
+})
 afterAll(async () => {
   await network?.[Symbol.asyncDispose]()
 })

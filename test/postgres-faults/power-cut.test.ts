@@ -49,7 +49,7 @@ describe('the power of the database machine fails: what was not synced is lost',
   it('F13 every key that was answered 200 is still there, with equal bytes, and no key comes twice', async () => {
     const running = await startOnVolume(true)
     for (let cuts = 0; cuts < CUTS; cuts += 1) await running.underTraffic(() => cutPower(running))
-  }, 300_000)
+  })
 
   it('F13 the same with fsync off fails: the loss is real', async () => {
     const running = await startOnVolume(false)
@@ -57,7 +57,7 @@ describe('the power of the database machine fails: what was not synced is lost',
       for (let round = 0; round < CUTS; round += 1) await running.underTraffic(() => cutPower(running))
     }
     await expect(cuts()).rejects.toThrow()
-  }, 300_000)
+  })
 })
 
 const parentOf = (pid: string): number | undefined => {

@@ -67,7 +67,7 @@ describe('PostgreSQL refuses statements', () => {
     } finally {
       await holder.end()
     }
-  }, 180_000)
+  })
 
   const places = [
     ['claim', 'kme_a', 'reservation', 'INSERT'],

@@ -212,7 +212,7 @@ describe('a duty', () => {
     stopping.abort()
     await Promise.all(holding)
     expect(most).toBe(1)
-  }, 60_000)
+  })
 })
 
 describe('processes', () => {

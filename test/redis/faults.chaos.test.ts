@@ -32,7 +32,7 @@ describe('two KMEs under traffic while their Redis', () => {
   beforeAll(async () => {
     world = await startRedisWorld()
     ;({ redis, proxy, network, pools } = world)
-  }, 60_000)
+  })
   afterAll(() => world?.[Symbol.asyncDispose]())
   beforeEach(async () => {
     traffic = await world.startTraffic()
@@ -92,7 +92,7 @@ describe('two KMEs under traffic while their Redis', () => {
     }
     await eventually('all units of kme-a are issued', allIssued, 120_000)
     network.devices.resume()
-  }, 240_000)
+  })
 
   it('F39 pauses all its clients for five seconds: nobody waits for it', async () => {
     const first = traffic.watch()

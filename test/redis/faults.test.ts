@@ -15,7 +15,7 @@ describe('two KMEs under traffic while their Redis', () => {
   beforeAll(async () => {
     world = await startRedisWorld()
     ;({ redis, network, pools } = world)
-  }, 60_000)
+  })
   afterAll(() => world?.[Symbol.asyncDispose]())
   beforeEach(async () => {
     traffic = await world.startTraffic()

@@ -134,7 +134,7 @@ beforeAll(async () => {
   alice = await network.sae('alice')
   carol = await network.sae('carol', 'kme-c')
   await eventually('keys by relay', async () => (await storedKeys(alice, 'carol')) > 0)
-}, 180_000)
+})
 afterAll(async () => {
   await network?.[Symbol.asyncDispose]()
   await redis?.stop()
@@ -273,11 +273,10 @@ describe('afterwards', () => {
         await eventually(
           `${issuer} and ${peer} count the same units as used`,
           async () => (await free(issuer, linkId, 'mine & ~taken')) === (await free(peer, linkId, '~mine & ~taken')),
-          90_000,
         )
       }
     }
-  }, 200_000)
+  })
 
   describe('what was said before has no effect when it is said again', () => {
     const MESSAGES = 60

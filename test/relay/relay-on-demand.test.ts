@@ -75,7 +75,7 @@ it('more than a block holds come in several', async () => {
   world = await startDiamond({ highWatermark: 10_000, settings: { deadlineMs: 20_000 }, units: 20_000 })
   const runs = runsOf(await take(5000, {}))
   expect(runs.map(({ units }) => units.length)).toEqual([4096, 904])
-}, 30_000)
+})
 
 it('there are none, and nothing is used up, while a KME on the way is away; soon after it is back there are', async () => {
   world = await startDiamond()

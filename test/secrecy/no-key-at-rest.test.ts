@@ -53,7 +53,7 @@ describe('after keys were delivered', () => {
       fallbackKeys += issued.length
       if (fallbackKeys > 20) await bob.post('/api/v1/keys/alice/dec_keys', { key_IDs: issued.map(({ key_ID }) => ({ key_ID })) })
     }
-  }, 120_000)
+  })
   afterAll(async () => {
     await network?.[Symbol.asyncDispose]()
     await server?.stop()
@@ -73,7 +73,7 @@ describe('after keys were delivered', () => {
     await server.stop()
     expect(findKeys([...filesBelow(directory), ...filesBelow(network.directory)], delivered)).toEqual([])
     server = await startEmbeddedPostgres({ directory, durable: true })
-  }, 120_000)
+  })
 
   it.each(['raw', 'base64', 'base64url', 'hex'] as const)(
     'the scan would have found a part of one key written as %s',

@@ -1,7 +1,14 @@
 import { systemClock } from '../../src/kernel/clock.ts'
 
+/** Long: how soon something happens is no promise unless a test says so. */
+const PATIENCE_MS = 150_000
+
 /** Looks until it sees something true, and returns that. @throws Error after the deadline. */
-export const eventually = async <T>(what: string, look: () => Promise<T> | T, deadlineMs = 60_000): Promise<NonNullable<T>> => {
+export const eventually = async <T>(
+  what: string,
+  look: () => Promise<T> | T,
+  deadlineMs = PATIENCE_MS,
+): Promise<NonNullable<T>> => {
   const startMs = systemClock.monotonicMs()
   for (;;) {
     const seen = await look()
