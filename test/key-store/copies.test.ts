@@ -23,6 +23,7 @@ import {
   type Hub,
   type Spoke,
 } from './hub.ts'
+import { eventually } from '../setup/eventually.ts'
 import { blockAt, countAt, hexOf, loopBackPeer, startDelivery, type Delivery, type DeliveryOptions } from './two-stores.ts'
 
 let hub: Hub
@@ -254,9 +255,9 @@ describe('when not every KME holds its copy', () => {
       })
       void delivery.getKey(MASTER, 'xena', multicast([YARA, ZOE])).catch(() => dead)
       await gone.promise
-      await waitFor(async () => (await countAt(hub.hub, 'reservation')) === 3)
+      await eventually('the reservations', async () => (await countAt(hub.hub, 'reservation')) === 3)
       if (when === 'after all hold') {
-        await waitFor(async () => (await fetchableAt(hub.y.holder)) + (await fetchableAt(hub.z.holder)) === 2)
+        await eventually('the copies', async () => (await fetchableAt(hub.y.holder)) + (await fetchableAt(hub.z.holder)) === 2)
       }
 
       const other = await hub.anotherProcess()
@@ -360,14 +361,6 @@ describe('when not every KME holds its copy', () => {
   })
 })
 
-const waitFor = async (look: () => Promise<boolean>): Promise<void> => {
-  const untilMs = systemClock.monotonicMs() + 20_000
-  while (!(await look())) {
-    if (systemClock.monotonicMs() > untilMs) throw new Error('did not happen in time')
-    await systemClock.sleep(10)
-  }
-}
-
 describe('the units of a key of several KMEs', () => {
   it('are claimed durably before anything is sent; units of a key alone need not be', async () => {
     const modes: { sql: string; mode: string }[] = []
@@ -399,7 +392,7 @@ describe('the units of a key of several KMEs', () => {
     const delivery = await start({ x: () => gate.promise, y: () => gate.promise })
     const asked = delivery.getKey(MASTER, 'xena', multicast([YARA]))
     const settled = asked.catch((error: unknown) => error)
-    await waitFor(async () => (await countAt(hub.hub, 'reservation')) === 2)
+    await eventually('the reservations', async () => (await countAt(hub.hub, 'reservation')) === 2)
     const [row] = await hub.hub.database.query<{ aid: never }>('SELECT aid FROM reservation LIMIT 1')
     const { store } = hub.hub
     await store.markAborting(row!.aid, 'test')

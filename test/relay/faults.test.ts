@@ -9,7 +9,7 @@ import type { RelayPolicy } from '../../src/key-store/key-store.ts'
 import { A, B, C, D, issueAcross, padsUsedTwice, startDiamond, type Carrier, type RelayWorld } from './relay-world.ts'
 
 const NODES = [A, B, C, D]
-const AMPLE = { settings: { deadlineMs: 500 }, highWatermark: 100_000, units: 2000 }
+const AMPLE = { highWatermark: 100_000, units: 2000 }
 let world: RelayWorld
 afterEach(async () => {
   expect(padsUsedTwice(world.caught)).toEqual([])
@@ -81,7 +81,8 @@ const WISHES: readonly [string, Partial<RelayPolicy>, messages: number][] = [
 it.each(WISHES)(
   'a block relayed %s is whole or gone, whatever happens to one of its messages',
   async (_how, policy, messages) => {
-    world = await startDiamond({ ...AMPLE, policy })
+    // What is lost for good is waited for.
+    world = await startDiamond({ ...AMPLE, settings: { deadlineMs: 1000 }, policy })
     for (const [, times, fault] of FAULTS) {
       for (let number = 0; number < messages; number += 1) {
         world.carry(strike(fault, number, times))

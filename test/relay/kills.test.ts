@@ -74,7 +74,7 @@ it.each<[string, Partial<RelayPolicy>]>([
 ])('a block relayed %s is whole or gone, whoever dies at whatever step', async (_how, policy) => {
   world = await startDiamond({
     policy,
-    settings: { deadlineMs: 2000, blockKeys: 16 },
+    settings: { blockKeys: 16 },
     highWatermark: 100_000,
     units: 300,
     blocks: 30,

@@ -138,7 +138,7 @@ export interface RelayWorldOptions {
   readonly criticalWatermark?: number
 }
 
-export const SETTINGS: RelaySettings = { floorKeys: 0, blockKeys: 8, maxHops: 16, deadlineMs: 2000 }
+export const SETTINGS: RelaySettings = { floorKeys: 0, blockKeys: 8, maxHops: 16, deadlineMs: 10_000 }
 
 /** Ways along a line of KMEs. */
 export const alongLine = (line: readonly KmeId[]) => (): RouteFinder => ({
