@@ -53,8 +53,8 @@ interface Channel {
   readonly agreement: BlockAgreement
   readonly maxKeysPerS: number
   /** Keys this process may give out and take in. */
-  readonly given: Allowance
-  readonly accepted: Allowance
+  readonly given: Budget
+  readonly accepted: Budget
   making: Promise<boolean> | undefined
   /** Looking for units that were left over; undefined before it began. */
   adopting: Promise<void> | undefined
@@ -80,12 +80,12 @@ const UNUSED_MAX_S = 60
 const TIDY_INTERVAL_MS = 10_000
 
 /** So many a second on average. One that is larger than that is let through and paid off by waiting. */
-interface Allowance {
+interface Budget {
   spend(amount: number): boolean
   refund(amount: number): void
 }
 
-const createAllowance = (perS: () => number, clock: Clock): Allowance => {
+const createBudget = (perS: () => number, clock: Clock): Budget => {
   let left = perS()
   let filledMs = clock.monotonicMs()
   return {
@@ -128,8 +128,8 @@ export const createFallbackSource = (parts: FallbackSourceParts): FallbackSource
       linkId,
       agreement,
       maxKeysPerS,
-      given: createAllowance(perS, clock),
-      accepted: createAllowance(perS, clock),
+      given: createBudget(perS, clock),
+      accepted: createBudget(perS, clock),
       making: undefined,
       adopting: undefined,
       pausedUntilMs: -Infinity,
