@@ -642,6 +642,9 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
         }),
     })
 
+    // Before all that follows asks for connections to the database at the same moment.
+    await audit.append({ event: 'kme.started', actor: 'system', outcome: 'done', subject: { kmeId, version } })
+
     // What runs by itself
     const loop = (work: Promise<void>): void => {
       loops.push(
@@ -820,7 +823,6 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
     }
     let stopped: Promise<void> | undefined
 
-    await audit.append({ event: 'kme.started', actor: 'system', outcome: 'done', subject: { kmeId, version } })
     const ports = {
       sae: saeListener.port,
       peer: peerListener.port,

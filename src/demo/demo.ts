@@ -35,7 +35,7 @@ export interface DemoOptions {
 const LOOK_INTERVAL_MS = 200
 /** Of what is still missing. */
 const SHOWN_MAX = 4
-const READY_DEADLINE_MS = 120_000
+const READY_DEADLINE_MS = 300_000
 const RENEW_INTERVAL_MS = 6 * 3_600_000
 // A stop takes at most ten seconds: PostgreSQL, without clients by then, needs less than one.
 const KME_STOP_DEADLINE_MS = 6000

@@ -6,7 +6,7 @@
  *  ordinary user, in any directory. (On Windows a killed parent leaves the server running; the next start stops it.) */
 import { execFile, spawn, type ChildProcess } from 'node:child_process'
 import { once } from 'node:events'
-import { chown, mkdir, readFile, readlink, realpath, rename, rm, stat, writeFile } from 'node:fs/promises'
+import { chown, mkdir, readdir, readFile, readlink, realpath, rename, rm, stat, writeFile } from 'node:fs/promises'
 import { createRequire } from 'node:module'
 import { createServer, type AddressInfo, type Socket } from 'node:net'
 import { join } from 'node:path'
@@ -54,7 +54,7 @@ export const startEmbeddedPostgres = async (options: EmbeddedPostgresOptions): P
     passwordFile: join(directory, 'password'),
     ownerFile: join(directory, 'owner.pid'),
   }
-  await clearLeftovers(place)
+  await clearLeftovers(place, clock)
   const exists = await adoptCluster(place)
   await writeFile(place.ownerFile, `${process.pid}\n`)
   const password = exists ? await readFile(place.passwordFile, 'utf8') : await createCluster(place, durable, random)
@@ -73,6 +73,8 @@ export const startEmbeddedPostgres = async (options: EmbeddedPostgresOptions): P
 const SUPERUSER = 'postgres'
 const CONNECTIONS_MAX = 200
 const SHUTDOWN_DEADLINE_MS = 8_000
+const BACKENDS_DEADLINE_MS = 30_000
+const BACKENDS_LOOK_MS = 20
 const run = promisify(execFile)
 
 interface Binaries {
@@ -109,17 +111,46 @@ const findBinaries = async (): Promise<Binaries> => {
 
 /** After a crash: stops a server whose parent is gone, and removes a postmaster.pid whose server is gone. PostgreSQL refuses to start
  *  over such a file when the process ID has meanwhile been given to another process. */
-const clearLeftovers = async (place: Place): Promise<void> => {
+const clearLeftovers = async (place: Place, clock: Clock): Promise<void> => {
   const { data, ownerFile } = place
   const pidFile = join(data, 'postmaster.pid')
   const serverPid = await readPid(pidFile)
   if (serverPid === undefined) return
-  if (!(await isServerOf(serverPid, data))) return rm(pidFile, { force: true })
+  if (!(await isServerOf(serverPid, data))) {
+    await untilBackendsEnded(data, clock)
+    return rm(pidFile, { force: true })
+  }
   const ownerPid = await readPid(ownerFile)
   if (ownerPid !== undefined && isAlive(ownerPid)) {
     throw new Error(`The database in ${data} is in use by process ${ownerPid}. Stop that process first.`)
   }
   await stopServer(place, serverPid)
+}
+
+/** When a server is killed, a backend in the middle of a write lives on until it has written. With the file gone nothing keeps PostgreSQL
+ *  from starting beside it and writing the same log. @throws Error when some do not end. */
+const untilBackendsEnded = async (data: string, clock: Clock): Promise<void> => {
+  const untilMs = clock.monotonicMs() + BACKENDS_DEADLINE_MS
+  for (;;) {
+    const left = await backendsOf(data)
+    if (left.length === 0) return
+    if (clock.monotonicMs() > untilMs)
+      throw new Error(`Old server processes still use ${data}: ${left.join(', ')}. Stop them first.`)
+    await clock.sleep(BACKENDS_LOOK_MS)
+  }
+}
+
+/** Process IDs; on Linux only. */
+const backendsOf = async (data: string): Promise<number[]> => {
+  if (process.platform !== 'linux') return []
+  const pids = (await readdir('/proc')).filter((name) => /^\d+$/.test(name)).map(Number)
+  const ours = await Promise.all(
+    pids.map(
+      async (pid) =>
+        (await isServerOf(pid, data)) && (await readFile(`/proc/${pid}/comm`, 'utf8').catch(() => '')).startsWith('postgres'),
+    ),
+  )
+  return pids.filter((_, i) => ours[i])
 }
 
 const stopServer = async ({ binaries, account, data }: Place, serverPid: number): Promise<void> => {

@@ -36,7 +36,7 @@ export const startAlarmProcess = (options: {
     slice: () => log,
   }
   let givenUp = 0
-  const database = openDatabase({ url: options.databaseUrl, connections: 4, acquireDeadlineMs: 500, onError: () => undefined })
+  const database = openDatabase({ url: options.databaseUrl, connections: 4, acquireDeadlineMs: 10_000, onError: () => undefined })
   const store = createAlarmStore({
     database,
     kmeId: 'kme-a',

@@ -1,6 +1,7 @@
 /** What arrives at a webhook, from processes that share one database. */
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals'
 import { FakeClock } from '../admin/admin-world.ts'
+import { eventually } from '../setup/eventually.ts'
 import { createTestDatabase, type TestDatabase } from '../setup/test-database.ts'
 import { timeLimitMs } from '../setup/time-limit.ts'
 import { passing, startAlarmProcess, type AlarmProcess } from './alarm-process.ts'
@@ -117,6 +118,8 @@ describe('a webhook', () => {
 
   it('hears of an alarm once when two processes report it', async () => {
     const [one, other] = [start(), start()]
+    // So that what they say is written at about the same time.
+    for (const { database } of [one, other]) await eventually('the database answers', () => database.answers())
     raiseLinkDown(one)
     raiseLinkDown(other)
     await passing(clock, 'the alarm is told', () => receiver.accepted().length > 0)

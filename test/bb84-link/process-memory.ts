@@ -18,7 +18,7 @@ export const memoryOf = (pid: number): Buffer[] => {
         if (pages.length > 0) stretches.push(Buffer.concat(pages.splice(0)))
       }
       for (let start = from; start < to; start += chunk.length) {
-        const bytes = readSync(memory, chunk, 0, Math.min(chunk.length, to - start), start)
+        const bytes = readStretch(memory, chunk.subarray(0, Math.min(chunk.length, to - start)), start)
         for (let at = 0; at < bytes; at += PAGE_BYTES) {
           const page = chunk.subarray(at, at + PAGE_BYTES)
           if (page.equals(NOTHING)) endStretch()
@@ -31,6 +31,16 @@ export const memoryOf = (pid: number): Buffer[] => {
     closeSync(memory)
   }
   return stretches
+}
+
+/** @returns how many bytes there are; none of what the process gave back meanwhile. */
+const readStretch = (memory: number, into: Buffer, start: number): number => {
+  try {
+    return readSync(memory, into, 0, into.length, start)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'EIO') return 0
+    throw error
+  }
 }
 
 const NOTHING = Buffer.alloc(PAGE_BYTES)

@@ -15,6 +15,7 @@ import {
   keysOf,
   startNetwork,
   storedKeys,
+  untilServed,
   type Network,
   type NetworkOptions,
   type SaeClient,
@@ -175,11 +176,9 @@ export const exchange = async (
   slave: SaeClient,
   { names: [masterId, slaveId], count }: { readonly names: readonly [string, string]; readonly count: number },
 ): Promise<{ readonly issued: readonly string[]; readonly fetched: readonly string[] }> => {
-  const answer = await master.post(`/api/v1/keys/${slaveId}/enc_keys`, { number: count })
-  if (answer.status !== 200) throw new Error(`enc_keys answered ${answer.status}`)
+  const answer = await untilServed(() => master.post(`/api/v1/keys/${slaveId}/enc_keys`, { number: count }))
   const wanted = keysOf(answer).map(({ key_ID }) => ({ key_ID }))
-  const fetched = await slave.post(`/api/v1/keys/${masterId}/dec_keys`, { key_IDs: wanted })
-  if (fetched.status !== 200) throw new Error(`dec_keys answered ${fetched.status}`)
+  const fetched = await untilServed(() => slave.post(`/api/v1/keys/${masterId}/dec_keys`, { key_IDs: wanted }))
   return { issued: keysOf(answer).map(digestOf), fetched: keysOf(fetched).map(digestOf) }
 }
 

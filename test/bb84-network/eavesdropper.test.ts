@@ -51,6 +51,10 @@ describe('an eavesdropper who intercepts a quarter of the pulses', () => {
     // The link rests while the pool is full. Blocks that began before she came may still give key.
     await drain(alice, 'bob')
     await everywhere('an alarm', async (name) => (await activeAlarms(name)).includes('link.no-key:a-b'))
+    const rejectedAt = (name: KmeName): Promise<number> => world.link(name).then(({ blocksRejected }) => blocksRejected)
+    const first = { 'kme-a': await rejectedAt('kme-a'), 'kme-b': await rejectedAt('kme-b') }
+    // Then the last good one is stored.
+    await everywhere('another block without key', async (name) => (await rejectedAt(name)) > first[name])
     const blocks = await Promise.all(KMES.map(world.blocksDistilled))
     const rejected = await Promise.all(KMES.map(async (name) => (await world.link(name)).blocksRejected))
     await everywhere('more blocks without key', async (name) => {

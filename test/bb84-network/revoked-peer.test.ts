@@ -2,6 +2,7 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals'
 import { writeFileSync } from 'node:fs'
 import { join } from 'node:path'
+import { systemClock } from '../../src/kernel/clock.ts'
 import { eventually } from '../network/network.ts'
 import { KMES, startBb84Network, type Bb84Network } from './bb84-network.ts'
 
@@ -26,7 +27,14 @@ describe('the classical channel of a BB84 link', () => {
     await eventually('the link is down at both ends', async () =>
       Object.values(await world.bothLinks()).every(({ state }) => state === 'down'),
     )
-    const before = await blocksEverywhere()
+    let before = await blocksEverywhere()
+    await eventually('the last block is stored', async () => {
+      await systemClock.sleep(500)
+      const now = await blocksEverywhere()
+      const isSame = String(now) === String(before)
+      before = now
+      return isSame
+    })
     const renewed = await world.network.authorities.issue({ profile: 'kme', id: 'kme-b', hosts: ['localhost', '127.0.0.1'] })
     expect(await blocksEverywhere()).toEqual(before)
     writeFileSync(join(world.network.directory, 'kme-b.key'), renewed.privateKeyPem)

@@ -4,6 +4,7 @@ import { afterAll, beforeAll, describe, expect, it } from '@jest/globals'
 import { keysOf, type SaeClient, type SentKey } from '../network/network.ts'
 import {
   bad,
+  connectAll,
   draw,
   expectVerdict,
   fetchKeys,
@@ -151,6 +152,7 @@ describe('when', () => {
   it('D14 in 100 parallel requests for one key: one gets it', async () => {
     const [key] = await draw(alice, 'bob')
     const clients = await test.connections('bob', 'kme-b', 100)
+    await connectAll(clients, 'alice')
     const answers = await Promise.all(clients.map((client) => fetchKeys(client, 'alice', [key!])))
     clients.forEach((client) => client.close())
     const served = answers.filter((answer) => answer.status === 200)
@@ -162,7 +164,7 @@ describe('when', () => {
   it('D14 in 60 parallel requests for one key that wait behind others: one gets it, and the others get theirs', async () => {
     const [key, ...others] = await draw(alice, 'bob', { number: 21 })
     const clients = await test.connections('bob', 'kme-b', 80)
-    await Promise.all(clients.map((client) => client.get(`${K}alice/status`)))
+    await connectAll(clients, 'alice')
     const ask = (wanted: SentKey) => (client: SaeClient) => fetchKeys(client, 'alice', [wanted])
     const [theirs, same] = await Promise.all([
       Promise.all(others.map((other, at) => ask(other)(clients[at]!))),

@@ -167,6 +167,13 @@ export interface RawOutcome {
   readonly connected: boolean
 }
 
+/** Connects a crowd, a few at a time: so many handshakes at once would take a busy machine longer than a KME waits for one. */
+export const connectAll = async (clients: readonly SaeClient[], slave: string): Promise<void> => {
+  for (let at = 0; at < clients.length; at += 10) {
+    await Promise.all(clients.slice(at, at + 10).map((client) => client.get(`${K}${slave}/status`)))
+  }
+}
+
 /** Sends bytes over a TLS connection of its own and reads until the server closes or `answers` answers came. */
 export const sendRaw = (options: ConnectionOptions, bytes: string | Buffer, answers = Infinity): Promise<RawOutcome> =>
   new Promise((resolve) => {

@@ -3,6 +3,7 @@
 import { randomUUID } from 'node:crypto'
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals'
 import {
+  connectAll,
   draw,
   expectVerdict,
   fetchKeys,
@@ -90,6 +91,7 @@ describe('Get key', () => {
 
   it('concurrent requests never get the same key', async () => {
     const clients = [...(await test.connections('alice', 'kme-a', 20)), ...(await test.connections('anna', 'kme-a', 20))]
+    await connectAll(clients, 'bob')
     const answers = await Promise.all(clients.flatMap((client) => [client.get(ENC), client.post(ENC, { number: 2 })]))
     for (const answer of answers) expect(verdict(answer)).toEqual({ status: 200 })
     const keys = answers.flatMap(keysOf)
@@ -157,6 +159,7 @@ describe('Get key with key IDs', () => {
   it('D14 concurrent overlapping lists: each key goes to one of them, whole lists only', async () => {
     const keys = await draw(alice, 'bob', { number: 10 })
     const clients = await test.connections('bob', 'kme-b', 30)
+    await connectAll(clients, 'alice')
     const answers = await Promise.all(
       clients.map((client, at) => fetchKeys(client, 'alice', [keys[at % 10]!, keys[(at + 1) % 10]!])),
     )

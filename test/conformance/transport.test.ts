@@ -128,7 +128,12 @@ describe('a KME with TLS 1.2 switched on, common names allowed and multicast off
   let test: JudgedNetwork
   beforeAll(async () => {
     test = await startJudgedNetwork(
-      { saeTls: 'TLSv1.2', saeIdentity: 'san-uri-or-cn', keys: { maxSaeIdCount: 0, lendFloor: 0 }, blockBytes: 96 },
+      {
+        saeTls: 'TLSv1.2',
+        saeIdentity: 'san-uri-or-cn',
+        keys: { maxSaeIdCount: 0, lendFloor: 0, maxPerRequest: 1024 },
+        blockBytes: 96,
+      },
       20,
     )
   })

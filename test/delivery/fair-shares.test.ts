@@ -1,7 +1,7 @@
 /** Nine modest SAEs and a greedy one on one pool, over HTTPS. */
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals'
 import { systemClock } from '../../src/kernel/clock.ts'
-import { quieten, startNetwork, storedKeys, type Network, type SaeClient } from '../network/network.ts'
+import { eventually, quieten, startNetwork, storedKeys, type Network, type SaeClient } from '../network/network.ts'
 
 const FLOOR_KEYS = 10
 const ENC_KEYS = '/api/v1/keys/bob/enc_keys'
@@ -71,6 +71,7 @@ describe('nine modest SAEs and a greedy one', () => {
     )
     network.devices.setRate(4)
     network.devices.resume()
+    await eventually('a first key', () => draws(modest[0]!, 1))
     const patience = modest.map(async (client) => {
       let keys = 0
       for (let asked = 0; asked < 40; asked += 1) {

@@ -47,8 +47,15 @@ beforeAll(async () => {
   )
   network.furtherDevices.pause()
   await quieten(network)
-  let seen = -1
-  await eventually('link b-c is quiet too', async () => seen === (seen = await storedKeys(saes.bob, 'carol')))
+  for (const kme of ['kme-b', 'kme-c'] as const) {
+    await eventually(`link b-c is quiet too at ${kme}`, async () => {
+      const [agreed] = await network.query<{ blocks: number }>(
+        kme,
+        `SELECT count(*)::int AS blocks FROM key_block WHERE link_id = 'b-c' AND state <> 'INGESTED'`,
+      )
+      return agreed!.blocks === network.furtherDevices.produced()
+    })
+  }
 })
 afterAll(async () => {
   await network?.[Symbol.asyncDispose]()

@@ -77,7 +77,7 @@ describe('a limit counted in Redis', () => {
   }
   const isBack = () => eventually('Redis is back', () => connection.available('quota:requests:alice'))
   const open = (useFunctions: boolean): RedisConnection =>
-    openRedis({ url: server.url, useFunctions, commandDeadlineMs: 500, clock: systemClock, log: createLogger('silent') })
+    openRedis({ url: server.url, useFunctions, commandDeadlineMs: 3000, clock: systemClock, log: createLogger('silent') })
 
   beforeAll(async () => {
     server = await startRedis()

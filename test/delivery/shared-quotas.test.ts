@@ -26,7 +26,7 @@ describe('two processes of a KME', () => {
     network = await startNetwork({
       processes: true,
       startEmpty: true,
-      settings: (name) => (name === 'kme-a' ? { redis: { urlFile } } : {}),
+      settings: (name) => (name === 'kme-a' ? { redis: { urlFile, commandDeadlineMs: 3000 } } : {}),
       quotas: {
         saes: [
           { sae: 'alice', ...anHour(20) },

@@ -10,6 +10,7 @@ import { fileURLToPath } from 'node:url'
 import { allPorts, DEFAULT_SHAPE, layoutOf, portsOf, type DemoShape } from '../../src/demo/layout.ts'
 import { systemClock } from '../../src/kernel/clock.ts'
 import { freePorts } from '../setup/free-port.ts'
+import { timeLimitMs } from '../setup/time-limit.ts'
 import { eventually } from '../setup/eventually.ts'
 
 export const KME = fileURLToPath(new URL('../../src/cli/kme.ts', import.meta.url))
@@ -100,7 +101,7 @@ export const startDemo = async (place: Place, ...args: string[]): Promise<Runnin
         return /^READY$/m.test(demo.printed())
       },
       // The promise is that of `npm start`; more KMEs on the same cores take longer.
-      args.length === 0 ? 60_000 : 240_000,
+      args.length === 0 ? timeLimitMs(60_000) : timeLimitMs(120_000),
     )
     // The lines to copy come right after.
     await eventually('next steps', () => demo.printed().includes('Stop   '))

@@ -12,6 +12,7 @@ import {
   SITES_MAX,
   type DemoShape,
 } from '../../src/demo/layout.ts'
+import { eventually } from '../setup/eventually.ts'
 import { finishDemo, getAs, makePlace, startDemo, type Place } from './demo-process.ts'
 
 const LETTERS = ['a', 'b', 'c', 'd', 'e']
@@ -75,8 +76,10 @@ describe('kme demo', () => {
   it('--sites 5 --ring runs: SAEs without a link between their KMEs get the same key', async () => {
     const demo = await startDemo(place, '--sites', '5', '--ring')
     try {
-      const issued = await getAs(place, 'alice', 'dave/enc_keys')
-      expect(issued.status).toBe(200)
+      const issued = await eventually('keys', async () => {
+        const answer = await getAs(place, 'alice', 'dave/enc_keys')
+        return answer.status === 200 ? answer : undefined
+      })
       const [key] = issued.json.keys as [{ key_ID: string; key: string }]
       const fetched = await getAs(place, 'dave', `alice/dec_keys?key_ID=${key.key_ID}`)
       expect(fetched.status).toBe(200)

@@ -191,7 +191,7 @@ describe('the demo network', () => {
     const before = pidsOf(place)
     process.kill(before['kme-b']!, 'SIGKILL')
     await eventually('kme-b runs again', () => ![undefined, before['kme-b']].includes(pidsOf(place)['kme-b']))
-    expect(demo.printed()).toContain('kme-b ended (SIGKILL)')
+    await eventually('it says so', () => demo.printed().includes('kme-b ended (SIGKILL)'))
     const path = `alice/dec_keys?key_ID=${key.key_ID}`
     const fetched = await untilAnswered(() => getAs(place, 'bob', path))
     expect([fetched.status, fetched.json]).toEqual([200, { keys: [key] }])

@@ -159,6 +159,24 @@ describe('startEmbeddedPostgres', () => {
     expect(await runStatement(server.url('postgres'), 'SELECT n FROM t')).toEqual([{ n: 7 }])
   })
 
+  it('waits for the end of a backend that outlives its postmaster', async () => {
+    const { keeper, url } = await startInOtherProcess()
+    const client = new pg.Client({ connectionString: url })
+    client.on('error', () => undefined)
+    await client.connect()
+    const { rows } = await client.query<{ pid: number }>('SELECT pg_backend_pid() AS pid')
+    const backend = rows[0]!.pid
+    process.kill(backend, 'SIGSTOP')
+    process.kill(await postmasterPid(), 'SIGKILL')
+    await killHard(keeper)
+    const starting = start()
+    expect(await Promise.race([starting.then(() => 'started'), wait(2000).then(() => 'waits')])).toBe('waits')
+    expect(await findServers()).toEqual([backend])
+    process.kill(backend, 'SIGCONT')
+    await starting
+    expect(await findServers()).not.toContain(backend)
+  })
+
   it('refuses a directory that another living process uses', async () => {
     const { keeper } = await startInOtherProcess()
     await expect(start()).rejects.toThrow(`in use by process ${keeper.pid}`)

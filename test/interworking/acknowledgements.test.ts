@@ -7,7 +7,7 @@ import { timeLimitMs } from '../setup/time-limit.ts'
 let site: Site
 let watch: ReturnType<typeof watchSite>
 beforeAll(async () => {
-  site = await startSite({ deadlineMs: 20_000 })
+  site = await startSite({ deadlineMs: 30_000 })
   watch = watchSite(site)
 })
 afterEach(() => site?.failWith(() => undefined))

@@ -7,7 +7,7 @@ import { ACK, idsIn, KEYS, VOID, watchSite } from './watch-site.ts'
 let site: Site
 let watch: ReturnType<typeof watchSite>
 beforeAll(async () => {
-  site = await startSite({ deadlineMs: 20_000, processes: true })
+  site = await startSite({ deadlineMs: 30_000, processes: true })
   watch = watchSite(site)
 })
 afterEach(() => site?.failWith(() => undefined))

@@ -1,5 +1,6 @@
 /** Two OpenKMEs that nothing joins but ETSI GS QKD 020 exchange keys; every body between them is judged by the OpenAPI document. */
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals'
+import { eventually } from '../setup/eventually.ts'
 import { fetchKeys, keysOf, startSite, type Site } from './site.ts'
 
 describe.each([
@@ -135,7 +136,7 @@ describe.each([
     }
     for (const name of ['kme-a', 'kme-x'] as const) {
       expect(await site.count(name, 'reservation')).toBe(0)
-      expect(await site.count(name, 'neighbour_message')).toBe(0)
+      await eventually('all messages are told', async () => (await site.count(name, 'neighbour_message')) === 0)
       expect(await site.query(name, `SELECT DISTINCT state FROM sent_key`)).toEqual([{ state: 'ISSUED' }])
     }
   })

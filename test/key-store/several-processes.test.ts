@@ -58,7 +58,7 @@ describe('what a process may settle', () => {
     // A request still works on the first of the three.
     expect(await idsOf(other)).toEqual(state === 'RESERVED' ? [] : [aid])
 
-    await seen(other, 9)
+    await seen(other, 5)
     expect(await idsOf(stores.a)).toEqual([])
     await seen(other, 11)
     expect(await idsOf(stores.a, 'own')).toEqual([])

@@ -176,6 +176,7 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
   const furtherDevices = {
     pause: () => ofFurtherLinks.forEach((each) => each.pause()),
     resume: () => ofFurtherLinks.forEach((each) => each.resume()),
+    produced: () => ofFurtherLinks.reduce((sum, each) => sum + each.produced(), 0),
   }
 
   const names: readonly KmeName[] = [...new Set<KmeName>(['kme-a', 'kme-b', ...further.flatMap(({ ends }) => ends)])]
@@ -221,7 +222,7 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
           .map((other) => ({
             id: other,
             url: `https://127.0.0.1:${ports.get(other)!.peer}`,
-            deadlineMs: 3000,
+            deadlineMs: 10_000,
             ...options.peer?.(name),
           })),
         links: links
@@ -459,6 +460,13 @@ export const storedKeys = async (client: SaeClient, slave: string): Promise<numb
   (await client.get(`/api/v1/keys/${slave}/status`)).json['stored_key_count'] as number
 
 export const keysOf = (answer: Answer): SentKey[] => answer.json['keys'] as SentKey[]
+
+/** The answer to a request that is repeated until it is 200: a KME that is busy or has just begun may say 503 for a moment. */
+export const untilServed = (send: () => Promise<Answer>): Promise<Answer> =>
+  eventually('an answer 200', async () => {
+    const answer = await send()
+    return answer.status === 200 ? answer : undefined
+  })
 
 /** Waits until the devices are quiet and both ends have agreed all they delivered, so that counts stand still. */
 export const quieten = async (network: Network): Promise<void> => {

@@ -23,7 +23,7 @@ describe('a KME started with a full pool', () => {
       const { state, reason } = await link()
       return state === 'starting' && reason?.includes('the pool is full') === true
     })
-    expect((await alice.get('/api/v1/keys/bob/enc_keys?number=50')).status).toBe(200)
+    await eventually('keys are drawn', async () => (await alice.get('/api/v1/keys/bob/enc_keys?number=50')).status === 200)
     await eventually('the link is up', async () => (await link()).state === 'up')
     expect((await link()).reason).toBeNull()
   })

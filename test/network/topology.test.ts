@@ -128,13 +128,19 @@ describe('a peer with a good certificate', () => {
     const refused = async (): Promise<string[]> => (await refusals()).slice(refusedBefore.length)
     expect(await say(make())).toBe(200)
     // Statements may cross: of one that is older than one that just came nothing is told. kme-b says something new now and then.
-    if (reason === 'older') await eventually('it is told', async () => (await refused()).length > 0 || void (await say(make())))
+    if (reason === 'older') {
+      await eventually('it is told', async () => {
+        if ((await refused()).length > 0) return true
+        await say(make())
+        return false
+      })
+    }
     const after = await rows()
     expect(after.map((row) => row.kme_id)).toEqual(before.map((row) => row.kme_id))
     // The KMEs themselves go on and may say something new meanwhile; every number here is far from theirs.
     after.forEach(({ sequence }, i) => {
       expect(Number(sequence) - Number(before[i]!.sequence)).toBeGreaterThanOrEqual(0)
-      expect(Number(sequence) - Number(before[i]!.sequence)).toBeLessThan(60)
+      expect(Number(sequence) - Number(before[i]!.sequence)).toBeLessThan(3600)
     })
     expect(await refused()).toEqual([reason])
     const admin = await network.admin('kme-a')

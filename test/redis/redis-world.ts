@@ -73,7 +73,12 @@ export const expectAllIsWell = async (network: Network, traffic: SteadyTraffic):
 export const startRedisWorld = async () => {
   const redis = await startRedis({ acl: { user: 'kme', password: 'secret', rules: '~* &* +@all' } })
   const proxy = await startTcpProxy(redis.port)
-  const network = await startNetwork({ redisUrl: `redis://kme:secret@127.0.0.1:${proxy.port}`, rateBlocksPerS: 8 })
+  const network = await startNetwork({
+    redisUrl: `redis://kme:secret@127.0.0.1:${proxy.port}`,
+    rateBlocksPerS: 8,
+    // What is refused here shall be refused for Redis alone, on any machine.
+    peer: () => ({ deadlineMs: 30_000 }),
+  })
   const pools = await findPools(redis.cli)
   return {
     redis,

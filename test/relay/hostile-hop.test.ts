@@ -269,7 +269,7 @@ describe('an answer', () => {
   })
 
   it('P21 with a MAC that kme-b cannot make gives no key, and an alarm', async () => {
-    const line = await startLine({ settings: { deadlineMs: 500 } })
+    const line = await startLine()
     try {
       line.carry(async ({ to }, forward) => {
         if (to !== B) throw new Error('kme-b keeps the parcel to itself')

@@ -96,7 +96,7 @@ it.each<[string, Message[], Books[], RegExp]>([
 
 describe('a database that was restored from a backup', () => {
   it('spends pads again, which is found; the other end refuses them, and says so', async () => {
-    const world = await startLine({ settings: { deadlineMs: 500 } })
+    const world = await startLine()
     try {
       const { database } = world.node(A)
       await database.query('CREATE TABLE backup AS SELECT * FROM key_block')

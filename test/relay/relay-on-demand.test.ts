@@ -93,7 +93,7 @@ it('there are none, and nothing is used up, while a KME on the way is away; soon
 })
 
 it('go into the pool when they come too late for who waited', async () => {
-  world = await startDiamond({ settings: { deadlineMs: 500 } })
+  world = await startDiamond({ settings: { deadlineMs: 3000 } })
   world.carry(async (_caught, forward) => {
     await forward()
     throw new CallFailed('the answer was lost', true)

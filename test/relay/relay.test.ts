@@ -189,7 +189,7 @@ describe('messages that are lost or come again', () => {
   })
 
   it('that come after their sender gave them up are refused, and nobody is alarmed', async () => {
-    world = await startLine({ settings: { deadlineMs: 500 } })
+    world = await startLine({ settings: { deadlineMs: 3000 } })
     world.carry(() => Promise.reject(new CallFailed('it takes its time', true)))
     await expect(world.node(A).relay.fetch(C, 8)).resolves.toBe(false)
     const [burnt] = await world.node(A).store.unsettled('own')
@@ -202,7 +202,7 @@ describe('messages that are lost or come again', () => {
   })
 
   it('without any answer in time leave a block that both ends agree on or destroy, and no key meanwhile', async () => {
-    world = await startLine({ settings: { deadlineMs: 500 } })
+    world = await startLine({ settings: { deadlineMs: 3000 } })
     world.carry(async ({ to }, forward) => {
       const answer = await forward()
       if (to === B) throw new CallFailed('the answer was lost', true)
@@ -223,11 +223,11 @@ describe('messages that are lost or come again', () => {
 
 describe('a trusted node that dies', () => {
   it('after the pad was used up and before it sent anything on, gives no key and never uses the pad again (FP15)', async () => {
-    world = await startLine({ settings: { deadlineMs: 800 } })
+    world = await startLine({ settings: { deadlineMs: 3000 } })
     world.carry(async ({ to }, forward) => {
       if (to !== C) return forward()
       // kme-b is gone at this moment: what it would do from now on, another process does.
-      await world.restart(B)
+      if (world.caught.filter((one) => one.to === C).length === 1) await world.restart(B)
       throw new CallFailed('died', true)
     })
     await expect(world.node(A).relay.fetch(C, 8)).resolves.toBe(false)
@@ -263,7 +263,7 @@ describe('a trusted node that dies', () => {
   })
 
   it('leaves no relay open for ever: what nobody closed is given up', async () => {
-    world = await startLine({ settings: { deadlineMs: 500 } })
+    world = await startLine({ settings: { deadlineMs: 3000 } })
     const { store } = world.node(B)
     store.closePad = () => Promise.reject(new Error('died'))
     world.carry(({ to }, forward) => (to === C ? new Promise(() => undefined) : forward()))

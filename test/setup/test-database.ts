@@ -32,6 +32,8 @@ const testStack = (): { server: string; prefix: string } => {
 const create = async (server: string, prefix: string, template: string): Promise<TestDatabase> => {
   const name = `${prefix}_${randomUUID().slice(0, 8)}`
   await runStatement(server, `CREATE DATABASE ${pg.escapeIdentifier(name)} TEMPLATE ${pg.escapeIdentifier(template)}`)
+  // The first connection of all takes longest, and those of a test have two seconds.
+  await runStatement(databaseUrl(server, name), 'SELECT 1')
   return { url: databaseUrl(server, name), drop: () => dropDatabases(server, name) }
 }
 

@@ -22,7 +22,7 @@ const STATION_FILE = new URL('bb84/station-worker.ts', import.meta.url)
 
 /** How efficient reconciliation is taken to be for the expected rate; the bench shows 1.03 to 1.06. */
 const EXPECTED_EFFICIENCY = 1.05
-const STOP_DEADLINE_MS = 2000
+const STOP_DEADLINE_MS = 1000
 /** What a station allocates in passing is mostly outside this heap, so a larger one only makes the process grow for an hour. */
 const YOUNG_GENERATION_MAX_MB = 12
 

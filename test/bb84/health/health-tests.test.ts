@@ -2,6 +2,7 @@ import { describe, expect, it } from '@jest/globals'
 import fc from 'fast-check'
 import type { HealthAlarm } from '../../../src/bb84/health-tests.ts'
 import { createHealthTest, proportionCutoff, repetitionCutoff, WINDOW_BITS } from '../../../src/bb84/health-tests.ts'
+import { timeLimitMs } from '../../setup/time-limit.ts'
 import { vectorFile } from '../rates/vector-file.ts'
 import { biasedBits, goodBits, pack } from './faulty-streams.ts'
 
@@ -134,6 +135,6 @@ describe('the health tests of a bit stream', () => {
     for (let block = 0; block < 20; block++) test.examine(bits, 1_000_000)
     const spent = process.cpuUsage(before)
     expect(test.alarm).toBeUndefined()
-    expect((spent.user + spent.system) / 20).toBeLessThan(10_000)
+    expect((spent.user + spent.system) / 20).toBeLessThan(1000 * timeLimitMs(10))
   })
 })
