@@ -150,6 +150,7 @@ export const compose = async (options: ComposeOptions): Promise<Kme> => {
         openDatabase({
           url: options.databaseUrl,
           connections,
+          connectDeadlineMs: config.database.connectDeadlineMs,
           onError: (error) => log.warn({ error }, 'a database connection was lost'),
           clock,
         }),

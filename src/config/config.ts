@@ -308,6 +308,8 @@ const schema = z.strictObject({
       /** File holding the PostgreSQL URL; the environment variable DATABASE_URL wins over it. */
       urlFile: z.string().optional(),
       connections: z.int().min(4).max(200).default(12),
+      /** How long a request waits for a connection before it is answered 503. */
+      connectDeadlineMs: z.int().min(500).max(30_000).default(2000),
     })
     .prefault({}),
   redis: z

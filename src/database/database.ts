@@ -30,8 +30,8 @@ export interface Database extends Statements, AsyncDisposable {
 export interface DatabaseOptions {
   readonly url: string
   readonly connections: number
-  /** How long to wait for a connection of the pool. */
-  readonly acquireDeadlineMs?: number
+  /** How long to wait for a connection: that one of the pool is free, or that the server lets a new one in. */
+  readonly connectDeadlineMs: number
   readonly onError: (error: Error) => void
   readonly clock?: Clock
 }
@@ -125,7 +125,7 @@ export const openDatabase = (options: DatabaseOptions): Database => {
   const pool = new pg.Pool({
     connectionString: options.url,
     max: options.connections,
-    connectionTimeoutMillis: options.acquireDeadlineMs ?? CONNECT_DEADLINE_MS,
+    connectionTimeoutMillis: options.connectDeadlineMs,
     // The server bounds its own work below; this bounds the wait for a server that has gone silent.
     query_timeout: QUERY_DEADLINE_MS,
     options: SESSION_SETTINGS.map((setting) => `-c ${setting}`).join(' '),

@@ -3,13 +3,14 @@ import type { Clock } from '../../src/kernel/clock.ts'
 import { createAlarmStore } from '../../src/alarms/prisma-alarms.ts'
 import { createAlarms, type RunningAlarms } from '../../src/alarms/report-alarms.ts'
 import { createNoticeSender } from '../../src/alarms/send-notices.ts'
-import { openDatabase, type Database } from '../../src/database/database.ts'
+import type { Database } from '../../src/database/database.ts'
 import type { Logger } from '../../src/kernel/log.ts'
 import { systemRandom } from '../../src/kernel/random.ts'
 import { SecretBytes } from '../../src/kernel/secret-bytes.ts'
 import type { FakeClock } from '../admin/admin-world.ts'
 import { eventually } from '../setup/eventually.ts'
 import { SECRET, type Receiver } from './receiver.ts'
+import { openTestDatabase } from '../setup/test-database.ts'
 
 export interface AlarmProcess {
   readonly alarms: RunningAlarms
@@ -36,7 +37,7 @@ export const startAlarmProcess = (options: {
     slice: () => log,
   }
   let givenUp = 0
-  const database = openDatabase({ url: options.databaseUrl, connections: 4, acquireDeadlineMs: 10_000, onError: () => undefined })
+  const database = openTestDatabase(options.databaseUrl, 4)
   const store = createAlarmStore({
     database,
     kmeId: 'kme-a',

@@ -3,7 +3,6 @@
 import { randomUUID } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { openKeyring } from '../../src/custody/prisma-keyring.ts'
-import { openDatabase } from '../../src/database/database.ts'
 import type { AssignmentId, BlockId, KeyId, KmeId, SaeId } from '../../src/kernel/identifiers.ts'
 import { systemRandom } from '../../src/kernel/random.ts'
 import { SecretBytes } from '../../src/kernel/secret-bytes.ts'
@@ -14,6 +13,7 @@ import { peerPaths, writeOffer } from '../../src/peer/wire.ts'
 import type { Answer, Network } from '../network/network.ts'
 import { createContract } from '../openapi/contract.ts'
 import { createSessionSpeaker } from '../peer/session-speaker.ts'
+import { openTestDatabase } from '../setup/test-database.ts'
 
 const UNIT_BITS = 256
 const contract = createContract('openapi/kme-peer.yaml')
@@ -42,7 +42,7 @@ export const createForgingPeer = async (network: Network): Promise<ForgingPeer> 
     from: 'kme-b',
     to: 'kme-a',
   })
-  const database = openDatabase({ url: network.databases.get('kme-b')!.url, connections: 4, onError: () => undefined })
+  const database = openTestDatabase(network.databases.get('kme-b')!.url, 4)
   using passphrase = SecretBytes.take(Buffer.from('passphrase of kme-b'))
   const kmeId = 'kme-b' as KmeId
   const keyring = await openKeyring({

@@ -7,7 +7,6 @@ import { join } from 'node:path'
 import { examine } from '../../src/cli/doctor-command.ts'
 import type { Finding } from '../../src/cli/doctor/check.ts'
 import { openKeyring } from '../../src/custody/prisma-keyring.ts'
-import { openDatabase } from '../../src/database/database.ts'
 import { applyMigrations } from '../../src/database/migrate.ts'
 import { startEmbeddedPostgres, type EmbeddedPostgres } from '../../src/embedded-postgres/embedded-postgres.ts'
 import { systemClock, type Clock } from '../../src/kernel/clock.ts'
@@ -17,6 +16,7 @@ import { writePreSharedSecret } from '../../src/link/pre-shared-secret.ts'
 import { freePort } from '../setup/free-port.ts'
 import { createPki, issueFiles, json, startAnsweringKme, type AnsweringKme, type Pki } from './answering-kme.ts'
 import { runProgram } from './run-kme.ts'
+import { openTestDatabase } from '../setup/test-database.ts'
 import { runStatement } from '../setup/run-statement.ts'
 
 const DAY_MS = 86_400_000
@@ -101,7 +101,7 @@ const writeSecret = async (file: string, text: string): Promise<void> => {
 }
 
 const bindToPassphrase = async (text: string): Promise<void> => {
-  await using database = openDatabase({ url: postgres.url('kme_a'), connections: 2, onError: () => undefined })
+  await using database = openTestDatabase(postgres.url('kme_a'), 2)
   const passphrase = SecretBytes.take(Buffer.from(text))
   const cost = { argon2MemoryKib: 19_456, argon2Passes: 1 }
   await openKeyring({ database, random: systemRandom, kmeId: 'kme-a', passphrase, ...cost })

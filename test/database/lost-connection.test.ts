@@ -1,9 +1,9 @@
 import { afterAll, beforeAll, describe, expect, it } from '@jest/globals'
-import { openDatabase, untilItAnswers, type Database } from '../../src/database/database.ts'
+import { untilItAnswers, type Database } from '../../src/database/database.ts'
 import { systemClock, type Clock } from '../../src/kernel/clock.ts'
 import { timeLimitMs } from '../setup/time-limit.ts'
 import { startTcpProxy } from '../setup/tcp-proxy.ts'
-import { createTestDatabase, type TestDatabase } from '../setup/test-database.ts'
+import { createTestDatabase, openTestDatabase, type TestDatabase } from '../setup/test-database.ts'
 
 let testDatabase: TestDatabase
 let database: Database
@@ -11,7 +11,7 @@ let heardOf = (_error: Error): void => undefined
 
 beforeAll(async () => {
   testDatabase = await createTestDatabase()
-  database = openDatabase({ url: testDatabase.url, connections: 4, onError: (error) => heardOf(error) })
+  database = openTestDatabase(testDatabase.url, 4, { onError: (error) => heardOf(error) })
 })
 
 afterAll(async () => {
@@ -38,7 +38,7 @@ it('a database that has gone silent keeps nobody from stopping: its connections 
   const url = new URL(testDatabase.url)
   const proxy = await startTcpProxy(Number(url.port))
   url.port = String(proxy.port)
-  const silenced = openDatabase({ url: url.href, connections: 2, onError: () => undefined })
+  const silenced = openTestDatabase(url.href, 2)
   await silenced.query('SELECT 1')
   const sockets = (): number => process.getActiveResourcesInfo().filter((name) => name === 'TCPSocketWrap').length
   const before = sockets()

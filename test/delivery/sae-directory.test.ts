@@ -1,11 +1,11 @@
 /** The registered SAEs in PostgreSQL and their copy in memory. */
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals'
-import { openDatabase, type Database } from '../../src/database/database.ts'
+import type { Database } from '../../src/database/database.ts'
 import { createSaeDirectory, type StoredSaeDirectory } from '../../src/delivery/prisma-sae-directory.ts'
 import { systemClock } from '../../src/kernel/clock.ts'
 import { parseKmeId, parseSaeId } from '../../src/kernel/identifiers.ts'
 import { createLogger } from '../../src/kernel/log.ts'
-import { createTestDatabase, type TestDatabase } from '../setup/test-database.ts'
+import { createTestDatabase, type TestDatabase, openTestDatabase } from '../setup/test-database.ts'
 
 const [alice, bob, carol] = ['alice', 'bob', 'carol'].map((id) => parseSaeId(id)!) as [never, never, never]
 const kme = parseKmeId('kme-a')!
@@ -19,7 +19,7 @@ let committed: PromiseWithResolvers<void>
 
 beforeAll(async () => {
   stored = await createTestDatabase()
-  database = openDatabase({ url: stored.url, connections: 4, onError: () => undefined })
+  database = openTestDatabase(stored.url, 4)
 })
 afterAll(async () => {
   await database[Symbol.asyncDispose]()

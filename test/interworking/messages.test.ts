@@ -1,7 +1,7 @@
 /** What neighbours must be told waits in the database, for whichever process comes first. */
 import { randomUUID } from 'node:crypto'
 import { afterAll, beforeAll, beforeEach, expect, it } from '@jest/globals'
-import { openDatabase, type Database } from '../../src/database/database.ts'
+import type { Database } from '../../src/database/database.ts'
 import { CONNECTIONS_PER_NEIGHBOUR } from '../../src/interworking/interworking.ts'
 import type { NeighbourAnswer, NeighbourClient } from '../../src/interworking/neighbour-client.ts'
 import { createTransferStore } from '../../src/interworking/prisma-transfers.ts'
@@ -11,7 +11,7 @@ import type { KeyId, KmeId } from '../../src/kernel/identifiers.ts'
 import { createLogger } from '../../src/kernel/log.ts'
 import { systemRandom } from '../../src/kernel/random.ts'
 import { eventually } from '../setup/eventually.ts'
-import { createTestDatabase, type TestDatabase } from '../setup/test-database.ts'
+import { createTestDatabase, type TestDatabase, openTestDatabase } from '../setup/test-database.ts'
 import { timeLimitMs } from '../setup/time-limit.ts'
 
 const X = 'kme-x' as KmeId
@@ -51,7 +51,7 @@ const clientOf = (kmeId: KmeId, post: NeighbourClient['post']): [KmeId, Neighbou
 
 beforeAll(async () => {
   server = await createTestDatabase()
-  database = openDatabase({ url: server.url, connections: 8, onError: () => undefined })
+  database = openTestDatabase(server.url, 8)
 })
 beforeEach(() => database.query('DELETE FROM neighbour_message'))
 afterAll(async () => {

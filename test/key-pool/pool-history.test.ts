@@ -1,6 +1,6 @@
 /** The history of the pools and operators' wishes, as PostgreSQL keeps them. */
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals'
-import { openDatabase, type Database } from '../../src/database/database.ts'
+import type { Database } from '../../src/database/database.ts'
 import { systemRandom } from '../../src/kernel/random.ts'
 import type { PoolReport, PoolState } from '../../src/key-pool/key-pool.ts'
 import { nextHealth } from '../../src/key-pool/pool-health.ts'
@@ -8,7 +8,7 @@ import { createPoolCeilings, type RunningPoolCeilings } from '../../src/key-pool
 import { createPoolHistory, type RecordedPools } from '../../src/key-pool/prisma-pool-history.ts'
 import { FakeClock, levelOf } from '../admin/admin-world.ts'
 import { eventually } from '../setup/eventually.ts'
-import { createTestDatabase, type TestDatabase } from '../setup/test-database.ts'
+import { createTestDatabase, type TestDatabase, openTestDatabase } from '../setup/test-database.ts'
 import { MARKS, OTHER, PEER, silent } from './pool-world.ts'
 
 const SECOND_MS = 1000
@@ -22,7 +22,7 @@ let database: Database
 let history: RecordedPools
 beforeAll(async () => {
   server = await createTestDatabase()
-  database = openDatabase({ url: server.url, connections: 4, onError: () => undefined, clock: new FakeClock() })
+  database = openTestDatabase(server.url, 4, { clock: new FakeClock() })
 })
 beforeEach(async () => {
   await database.query('DELETE FROM pool_history')

@@ -3,7 +3,7 @@
  *  between any two steps of a request. Nothing runs on its own: a test settles when it wants to. */
 import { createAuditLog } from '../../src/audit/prisma-audit-log.ts'
 import { openKeyring } from '../../src/custody/prisma-keyring.ts'
-import { openDatabase, type Database } from '../../src/database/database.ts'
+import type { Database } from '../../src/database/database.ts'
 import type { DeliveryLimits, SaeDirectory } from '../../src/delivery/delivery.ts'
 import type { DeliveredKeys } from '../../src/delivery/key-container.ts'
 import type { KeyRequest } from '../../src/delivery/key-request.ts'
@@ -30,7 +30,7 @@ import type {
 } from '../../src/key-store/key-store.ts'
 import { createKeyStore } from '../../src/key-store/prisma-key-store.ts'
 import type { PeerDirectory, PeerKme } from '../../src/peer/peer.ts'
-import { createTestDatabase } from '../setup/test-database.ts'
+import { createTestDatabase, openTestDatabase } from '../setup/test-database.ts'
 
 export const KME_A = 'kme-a' as KmeId
 export const KME_B = 'kme-b' as KmeId
@@ -82,7 +82,7 @@ export interface TwoStores extends AsyncDisposable {
 
 /** A process of a KME. @param peerKmeId the KME at the other end of its link. */
 export const openEnd = async (kmeId: KmeId, peerKmeId: KmeId, url: string, options: EndOptions = {}): Promise<End> => {
-  const real = openDatabase({ url, connections: options.connections ?? 12, onError: () => undefined })
+  const real = openTestDatabase(url, options.connections ?? 12)
   const passphrase = SecretBytes.take(Buffer.from('correct horse battery staple'))
   const keyring = await openKeyring({
     database: real,

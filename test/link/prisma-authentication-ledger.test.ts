@@ -4,14 +4,14 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { openKeyring } from '../../src/custody/prisma-keyring.ts'
 import type { Keyring } from '../../src/custody/custody.ts'
-import { openDatabase, type Database } from '../../src/database/database.ts'
+import type { Database } from '../../src/database/database.ts'
 import { KeyDataAccess } from '../../src/kernel/errors.ts'
 import type { KmeId, LinkId } from '../../src/kernel/identifiers.ts'
 import { systemRandom } from '../../src/kernel/random.ts'
 import { SecretBytes } from '../../src/kernel/secret-bytes.ts'
 import { writePreSharedSecret } from '../../src/link/pre-shared-secret.ts'
 import { createAuthenticationLedger, type PrismaAuthenticationLedger } from '../../src/link/prisma-authentication-ledger.ts'
-import { createTestDatabase, type TestDatabase } from '../setup/test-database.ts'
+import { createTestDatabase, type TestDatabase, openTestDatabase } from '../setup/test-database.ts'
 import { describeAuthenticationLedger, read, refusal, segment, segmentBytes } from './authentication-ledger.contract.ts'
 
 const KME = 'kme-a' as KmeId
@@ -23,7 +23,7 @@ let links = 0
 
 beforeAll(async () => {
   testDatabase = await createTestDatabase()
-  database = openDatabase({ url: testDatabase.url, connections: 6, onError: () => undefined })
+  database = openTestDatabase(testDatabase.url, 6)
   keyring = await openKeyring({
     database,
     random: systemRandom,
@@ -48,7 +48,7 @@ describeAuthenticationLedger('the one in PostgreSQL', async () => {
   return {
     ledger: ledgerOf(linkId),
     another: async () => {
-      const own = openDatabase({ url: testDatabase.url, connections: 3, onError: () => undefined })
+      const own = openTestDatabase(testDatabase.url, 3)
       opened.push(own)
       return ledgerOf(linkId, own)
     },

@@ -22,6 +22,7 @@ import { freePort } from '../setup/free-port.ts'
 import { eventually } from '../setup/eventually.ts'
 import { createTestDatabase, type TestDatabase } from '../setup/test-database.ts'
 import { runStatement } from '../setup/run-statement.ts'
+import { timeLimitMs } from '../setup/time-limit.ts'
 
 export type KmeName = 'kme-a' | 'kme-b' | 'kme-c' | 'kme-d'
 
@@ -215,7 +216,11 @@ export const startNetwork = async (options: NetworkOptions = {}) => {
           tls: { certificate, privateKey, ca: authorities.files.kme.certificate, crl: authorities.files.kme.revocationList },
         },
         adminApi: { port: own.admin, tls: { certificate, privateKey }, tokenKey },
-        ...(options.databaseConnections !== undefined && { database: { connections: options.databaseConnections } }),
+        database: {
+          ...(options.databaseConnections !== undefined && { connections: options.databaseConnections }),
+          // The server that all tests share may be slow to let somebody in.
+          ...(options.createDatabase === undefined && { connectDeadlineMs: timeLimitMs(2000) }),
+        },
         keys: { localStored: 300, maxStored: 1_000_000, ...options.keys },
         peers: names
           .filter((other) => other !== name)

@@ -1,6 +1,6 @@
 /** Several processes on one database: who does what, what they tell each other, and that no two do the same at once. */
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, it } from '@jest/globals'
-import { openDatabase, type Database } from '../../src/database/database.ts'
+import type { Database } from '../../src/database/database.ts'
 import { systemClock, type Clock } from '../../src/kernel/clock.ts'
 import { Unavailable } from '../../src/kernel/errors.ts'
 import { createLogger } from '../../src/kernel/log.ts'
@@ -8,14 +8,14 @@ import { systemRandom } from '../../src/kernel/random.ts'
 import { openProcesses } from '../../src/processes/prisma-processes.ts'
 import type { Processes } from '../../src/processes/processes.ts'
 import { eventually } from '../setup/eventually.ts'
-import { createTestDatabase, type TestDatabase } from '../setup/test-database.ts'
+import { createTestDatabase, type TestDatabase, openTestDatabase } from '../setup/test-database.ts'
 import { timeLimitMs } from '../setup/time-limit.ts'
 
 let stored: TestDatabase
 let database: Database
 beforeAll(async () => {
   stored = await createTestDatabase()
-  database = openDatabase({ url: stored.url, connections: 8, onError: () => undefined })
+  database = openTestDatabase(stored.url, 8)
 })
 afterAll(async () => {
   await database[Symbol.asyncDispose]()

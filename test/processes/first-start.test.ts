@@ -1,7 +1,7 @@
 /** Several processes of a KME that start at the same moment on an empty database, and word of changes between them. */
 import { afterEach, beforeEach, describe, expect, it } from '@jest/globals'
 import { openKeyring } from '../../src/custody/prisma-keyring.ts'
-import { openDatabase, type Database } from '../../src/database/database.ts'
+import type { Database } from '../../src/database/database.ts'
 import { applyMigrations } from '../../src/database/migrate.ts'
 import { createSaeDirectory } from '../../src/delivery/prisma-sae-directory.ts'
 import { systemClock } from '../../src/kernel/clock.ts'
@@ -10,7 +10,7 @@ import { createLogger } from '../../src/kernel/log.ts'
 import { systemRandom } from '../../src/kernel/random.ts'
 import { SecretBytes } from '../../src/kernel/secret-bytes.ts'
 import { eventually } from '../setup/eventually.ts'
-import { createEmptyDatabase, type TestDatabase } from '../setup/test-database.ts'
+import { createEmptyDatabase, type TestDatabase, openTestDatabase } from '../setup/test-database.ts'
 
 const PROCESSES = 6
 
@@ -18,7 +18,7 @@ let stored: TestDatabase
 let databases: Database[]
 beforeEach(async () => {
   stored = await createEmptyDatabase()
-  databases = Array.from({ length: PROCESSES }, () => openDatabase({ url: stored.url, connections: 3, onError: () => undefined }))
+  databases = Array.from({ length: PROCESSES }, () => openTestDatabase(stored.url, 3))
 })
 afterEach(async () => {
   await Promise.all(databases.map((database) => database[Symbol.asyncDispose]()))

@@ -1,11 +1,11 @@
 /** A small network in one process: each KME has a real key store on a database of its own and speaks to its peers through their
  *  wire format, so that a test sees every message and decides what becomes of it. Nothing runs on its own but what a test starts. */
-import { createTestDatabase, type TestDatabase } from '../setup/test-database.ts'
+import { createTestDatabase, type TestDatabase, openTestDatabase } from '../setup/test-database.ts'
 import type { Alarms } from '../../src/alarms/alarms.ts'
 import { tellOfRefusals } from '../../src/alarms/tell-of-refusals.ts'
 import { openKeyring } from '../../src/custody/prisma-keyring.ts'
 import { createAuditLog } from '../../src/audit/prisma-audit-log.ts'
-import { openDatabase, type Database } from '../../src/database/database.ts'
+import type { Database } from '../../src/database/database.ts'
 import { CallFailed } from '../../src/kernel/call-failed.ts'
 import { systemClock, type Clock } from '../../src/kernel/clock.ts'
 import type { BlockId, KmeId, LinkId } from '../../src/kernel/identifiers.ts'
@@ -252,7 +252,7 @@ export const startWorld = async (options: RelayWorldOptions): Promise<RelayWorld
 
   const start = async (kmeId: KmeId): Promise<void> => {
     const life = beginLife()
-    const database = openDatabase({ url: databases.get(kmeId)!.url, connections: 8, onError: () => undefined, clock })
+    const database = openTestDatabase(databases.get(kmeId)!.url, 8, { clock })
     opened.push(database)
     using passphrase = SecretBytes.take(Buffer.from(`passphrase of ${kmeId}`))
     const keyring = await openKeyring({

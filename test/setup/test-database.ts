@@ -1,7 +1,9 @@
 /** A database of its own for each test file, cloned from the migrated template that start-stack.ts made. */
 import { randomUUID } from 'node:crypto'
 import pg from 'pg'
+import { openDatabase, type Database, type DatabaseOptions } from '../../src/database/database.ts'
 import { runStatement } from './run-statement.ts'
+import { timeLimitMs } from './time-limit.ts'
 
 export interface TestDatabase {
   readonly url: string
@@ -21,6 +23,10 @@ export const createEmptyDatabase = (): Promise<TestDatabase> => {
   return create(server, prefix, 'template0')
 }
 
+/** As a KME opens it, but for its patience with a machine that may be busy. */
+export const openTestDatabase = (url: string, connections: number, options: Partial<DatabaseOptions> = {}): Database =>
+  openDatabase({ url, connections, connectDeadlineMs: timeLimitMs(2000), onError: () => undefined, ...options })
+
 const testStack = (): { server: string; prefix: string } => {
   const server = process.env['TEST_STACK_DATABASE_URL']
   const prefix = process.env['TEST_STACK_PREFIX']
@@ -32,8 +38,6 @@ const testStack = (): { server: string; prefix: string } => {
 const create = async (server: string, prefix: string, template: string): Promise<TestDatabase> => {
   const name = `${prefix}_${randomUUID().slice(0, 8)}`
   await runStatement(server, `CREATE DATABASE ${pg.escapeIdentifier(name)} TEMPLATE ${pg.escapeIdentifier(template)}`)
-  // The first connection of all takes longest, and those of a test have two seconds.
-  await runStatement(databaseUrl(server, name), 'SELECT 1')
   return { url: databaseUrl(server, name), drop: () => dropDatabases(server, name) }
 }
 

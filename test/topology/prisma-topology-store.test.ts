@@ -1,11 +1,11 @@
 import { afterAll, beforeAll, beforeEach, describe, expect, it } from '@jest/globals'
-import { openDatabase, type Database } from '../../src/database/database.ts'
+import type { Database } from '../../src/database/database.ts'
 import type { KmeId } from '../../src/kernel/identifiers.ts'
 import type { SignedStatement } from '../../src/peer/peer.ts'
 import { createTopologyStore } from '../../src/topology/prisma-topology-store.ts'
 import type { TopologyStore } from '../../src/topology/topology-store.ts'
 import { eventually } from '../setup/eventually.ts'
-import { createTestDatabase, type TestDatabase } from '../setup/test-database.ts'
+import { createTestDatabase, type TestDatabase, openTestDatabase } from '../setup/test-database.ts'
 
 const A = 'kme-a' as KmeId
 const B = 'kme-b' as KmeId
@@ -20,7 +20,7 @@ let database: Database
 let store: TopologyStore
 beforeAll(async () => {
   testDatabase = await createTestDatabase()
-  database = openDatabase({ url: testDatabase.url, connections: 4, onError: () => undefined })
+  database = openTestDatabase(testDatabase.url, 4)
   store = createTopologyStore(database)
 })
 afterAll(async () => {

@@ -36,7 +36,7 @@ export const checkDatabase = async (parts: DoctorParts, report: Report): Promise
   await using database = openDatabase({
     url,
     connections: 2,
-    acquireDeadlineMs: parts.deadlineMs,
+    connectDeadlineMs: parts.deadlineMs,
     onError: () => undefined,
   })
   const askedAtMs = parts.clock.nowMs()
