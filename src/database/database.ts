@@ -91,7 +91,6 @@ export const untilItAnswers = async (database: Pick<Database, 'answers'>, clock:
 
 const QUERY_DEADLINE_MS = 6000
 
-const CONNECT_DEADLINE_MS = 2000
 const RECONNECT_MIN_MS = 250
 const RECONNECT_MAX_MS = 5000
 /** A listening connection says nothing by itself; asking finds out that it is dead. */
@@ -190,7 +189,7 @@ export const openDatabase = (options: DatabaseOptions): Database => {
   ): Promise<void> => {
     const client = new pg.Client({
       connectionString: options.url,
-      connectionTimeoutMillis: CONNECT_DEADLINE_MS,
+      connectionTimeoutMillis: options.connectDeadlineMs,
       query_timeout: QUERY_DEADLINE_MS,
       keepAlive: true,
     })
