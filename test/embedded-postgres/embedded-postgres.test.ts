@@ -10,6 +10,7 @@ import { fileURLToPath } from 'node:url'
 import pg from 'pg'
 import { startEmbeddedPostgres, type EmbeddedPostgres } from '../../src/embedded-postgres/embedded-postgres.ts'
 import { runStatement } from '../setup/run-statement.ts'
+import { eventually } from '../setup/eventually.ts'
 import { timeLimitMs } from '../setup/time-limit.ts'
 
 const KEEP_SERVER = fileURLToPath(new URL('keep-server.ts', import.meta.url))
@@ -28,7 +29,7 @@ beforeEach(async () => {
 afterEach(async () => {
   for (const server of servers) await server.stop()
   for (const keeper of keepers) keeper.kill('SIGKILL')
-  await expect(eventually(async () => (await findServers()).length === 0)).resolves.toBe(true)
+  await eventually('the servers have ended', async () => (await findServers()).length === 0)
   await rm(directory, { recursive: true, force: true })
 })
 
@@ -60,14 +61,6 @@ const findServers = async (): Promise<number[]> => {
     if (workingDirectory === join(directory, 'data')) found.push(Number(entry))
   }
   return found
-}
-
-const eventually = async (condition: () => Promise<boolean>): Promise<boolean> => {
-  for (let tries = 0; tries < 500; tries++) {
-    if (await condition()) return true
-    await wait(10)
-  }
-  return false
 }
 
 const postmasterPid = async (): Promise<number> =>
@@ -132,7 +125,7 @@ describe('startEmbeddedPostgres', () => {
     const { keeper } = await startInOtherProcess()
     expect((await findServers()).length).toBeGreaterThan(0)
     await killHard(keeper)
-    expect(await eventually(async () => (await findServers()).length === 0)).toBe(true)
+    await eventually('the servers have ended', async () => (await findServers()).length === 0)
   })
 
   it('starts over a server whose parent and guard were killed', async () => {
@@ -152,7 +145,7 @@ describe('startEmbeddedPostgres', () => {
     await runStatement(url, 'CREATE TABLE t AS SELECT 7 AS n')
     process.kill(await postmasterPid(), 'SIGKILL')
     await killHard(keeper)
-    expect(await eventually(async () => (await findServers()).length === 0)).toBe(true)
+    await eventually('the servers have ended', async () => (await findServers()).length === 0)
     const file = join(directory, 'data/postmaster.pid')
     await writeFile(file, (await readFile(file, 'utf8')).replace(/^\d+/, String(process.pid)))
     const server = await start()

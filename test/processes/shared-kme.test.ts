@@ -9,6 +9,7 @@ import {
   eventually,
   keysOf,
   startNetwork,
+  untilServed,
   type Answer,
   type KmeProcess,
   type Network,
@@ -87,11 +88,7 @@ describe('two processes of one KME', () => {
       const body = { number: 2, extension_optional: [{ openkme_request_id: systemRandom.uuid() }] }
       const ask = (client: SaeClient): Promise<Answer> => client.post('/api/v1/keys/bob/enc_keys', body)
       // Hints of two pools that know nothing of each other may be stale; asking again is what an SAE does.
-      const insist = async (client: SaeClient): Promise<Answer> =>
-        eventually('an answer', async () => {
-          const answer = await ask(client)
-          return answer.status === 200 ? answer : undefined
-        })
+      const insist = (client: SaeClient): Promise<Answer> => untilServed(() => ask(client))
       const [a, b] = await Promise.all([insist(one), insist(other)])
       expect(keysOf(b)).toEqual(keysOf(a))
       met += 1

@@ -17,6 +17,7 @@ import {
   takenByRedis,
   unitsLeft,
   type Cli,
+  type Pools,
   type RedisWorld,
 } from './redis-world.ts'
 import { startSteadyTraffic, type SteadyTraffic } from './steady-traffic.ts'
@@ -148,24 +149,34 @@ describe('two KMEs under traffic while their Redis', () => {
   })
 })
 
+/** Traffic between two KMEs while something happens to the servers they share, which end with them. */
+const underTraffic = async (
+  servers: { readonly url: string; stop(): Promise<void> },
+  cli: Cli,
+  happen: (world: { pools: Pools; traffic: SteadyTraffic }) => Promise<void>,
+): Promise<void> => {
+  await using cleanUp = new AsyncDisposableStack()
+  cleanUp.defer(() => servers.stop())
+  const network = cleanUp.use(await startNetwork({ redisUrl: servers.url, rateBlocksPerS: 8 }))
+  const traffic = startSteadyTraffic(network)
+  cleanUp.defer(() => traffic.stop())
+  const pools = await findPools(cli)
+  await expectRedisServes(pools, cli, traffic)
+  await expectReserve(network)
+  await happen({ pools, traffic })
+  await expectAllIsWell(network, traffic)
+}
+
 describe('two KMEs under traffic while a Cluster', () => {
   it('F32 loses its masters, one after the other, and they come back empty: every request is served', async () => {
     const cluster = await startRedisCluster()
-    const network = await startNetwork({ redisUrl: cluster.url, rateBlocksPerS: 8 }).catch(async (error: unknown) => {
-      await cluster.stop()
-      throw error
-    })
     // Of the masters one holds the key; the others say where it is.
     const cli: Cli = async (...command) => {
       const replies = await Promise.allSettled(cluster.servers.map((server) => server.cli(...command)))
       const found = replies.filter((reply) => reply.status === 'fulfilled').map(({ value }) => value)
       return command[0] === 'KEYS' ? found.flat() : found[0]
     }
-    const traffic = startSteadyTraffic(network)
-    try {
-      const pools = await findPools(cli)
-      await expectRedisServes(pools, cli, traffic)
-      await expectReserve(network)
+    await underTraffic(cluster, cli, async ({ pools, traffic }) => {
       const watch = traffic.watch()
       for (const index of cluster.servers.keys()) {
         await cluster.kill9(index)
@@ -175,28 +186,15 @@ describe('two KMEs under traffic while a Cluster', () => {
       await expectRedisServes(pools, cli, traffic)
       expect(watch.refused).toEqual([])
       expect(watch.slowestMs).toBeLessThan(ANSWER_LIMIT_MS)
-      await expectAllIsWell(network, traffic)
-    } finally {
-      await traffic.stop()
-      await network[Symbol.asyncDispose]()
-      await cluster.stop()
-    }
+    })
   })
 })
 
 describe('two KMEs under traffic while Sentinel', () => {
   it('F36 makes a replica the master that lacks what the master had acknowledged: no wrong answer', async () => {
     const group = await startSentinel()
-    const network = await startNetwork({ redisUrl: group.url, rateBlocksPerS: 8 }).catch(async (error: unknown) => {
-      await group.stop()
-      throw error
-    })
-    const traffic = startSteadyTraffic(network)
-    try {
+    await underTraffic(group, group.cli, async ({ pools, traffic }) => {
       const [first, second] = group.servers
-      const pools = await findPools(group.cli)
-      await expectRedisServes(pools, group.cli, traffic)
-      await expectReserve(network)
       await group.cli('SET', 'lost', '1')
       await eventually('the replica has it', async () => (await second!.cli('GET', 'lost')) === '1')
       second!.freeze()
@@ -216,11 +214,6 @@ describe('two KMEs under traffic while Sentinel', () => {
       await expectRedisServes(pools, group.cli, traffic)
       expect(watch.refused).toEqual([])
       expect(watch.slowestMs).toBeLessThan(ANSWER_LIMIT_MS)
-      await expectAllIsWell(network, traffic)
-    } finally {
-      await traffic.stop()
-      await network[Symbol.asyncDispose]()
-      await group.stop()
-    }
+    })
   })
 })

@@ -71,15 +71,20 @@ export const expectAllIsWell = async (network: Network, traffic: SteadyTraffic):
 
 /** Two KMEs under traffic, and a proxy between them and their Redis. */
 export const startRedisWorld = async () => {
+  await using starting = new AsyncDisposableStack()
   const redis = await startRedis({ acl: { user: 'kme', password: 'secret', rules: '~* &* +@all' } })
+  starting.defer(() => redis.stop())
   const proxy = await startTcpProxy(redis.port)
+  starting.defer(() => proxy.stop())
   const network = await startNetwork({
     redisUrl: `redis://kme:secret@127.0.0.1:${proxy.port}`,
     rateBlocksPerS: 8,
     // What is refused here shall be refused for Redis alone, on any machine.
     peer: () => ({ deadlineMs: 30_000 }),
   })
+  starting.use(network)
   const pools = await findPools(redis.cli)
+  const started = starting.move()
   return {
     redis,
     proxy,
@@ -96,11 +101,7 @@ export const startRedisWorld = async () => {
       await expectRedisServes(pools, redis.cli, traffic)
       await expectAllIsWell(network, traffic)
     },
-    [Symbol.asyncDispose]: async (): Promise<void> => {
-      await network[Symbol.asyncDispose]()
-      await proxy.stop()
-      await redis.stop()
-    },
+    [Symbol.asyncDispose]: (): Promise<void> => started.disposeAsync(),
   }
 }
 
